@@ -1,0 +1,177 @@
+"""The command line ``fleke``.
+
+Only what ``--help`` needs is imported here; each command imports its own parts.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from fleke_flwr.apps.processes import Ended
+from fleke_flwr.config import RunConfig
+from fleke_flwr.errors import FlekeError
+
+application = typer.Typer(
+    name="fleke",
+    help="Federated knowledge editing of language models, on Flower.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+world = typer.Typer(help="The small models that know a set of facts.", no_args_is_help=True)
+application.add_typer(world, name="world")
+
+ConfigName = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="A TOML file, or a packaged experiment: demo, ...")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file's."),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Directory of the results [outputs/NAME-TIME]."),
+]
+
+
+@application.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Federated knowledge editing of language models, on Flower."""
+    if version:
+        from fleke_flwr import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@application.command()
+def run(config: ConfigName, overrides: Overrides = None, output: Output = None) -> None:
+    """Run what a config says, as a Flower simulation."""
+    from fleke_flwr.apps.jobs import run_experiment
+
+    run_experiment(_read(config, overrides), output, Console())
+
+
+@application.command()
+def compare(
+    config: ConfigName,
+    overrides: Overrides = None,
+    strategies: Annotated[
+        str, typer.Option(help="Comma-separated names [the config's, or its one and the bound].")
+    ] = "",
+    output: Output = None,
+) -> None:
+    """Run several strategies on the same clients and records, in one Flower run."""
+    from fleke_flwr.apps.jobs import run_comparison
+
+    chosen = _read(config, overrides)
+    run_comparison(replace(chosen, strategies=strategies or chosen.strategies), output, Console())
+
+
+@application.command()
+def edit(config: ConfigName, overrides: Overrides = None, output: Output = None) -> None:
+    """Edit all records at once on this machine, without clients."""
+    from fleke_flwr.apps.jobs import run_central
+
+    run_central(_read(config, overrides), output, Console())
+
+
+@application.command()
+def evaluate(
+    config: ConfigName,
+    overrides: Overrides = None,
+    edits: Annotated[
+        Path | None, typer.Option(help="An edits.safetensors to apply; without it, the base model.")
+    ] = None,
+    output: Output = None,
+) -> None:
+    """Measure a model on a config's records, with saved edits applied."""
+    from fleke_flwr.apps.jobs import run_evaluation
+
+    run_evaluation(_read(config, overrides), edits, output, Console())
+
+
+@application.command()
+def covariance(config: ConfigName, overrides: Overrides = None) -> None:
+    """Compute the covariances a config needs, or find them in the cache."""
+    from fleke_flwr.apps.jobs import run_covariance
+
+    run_covariance(_read(config, overrides), Console())
+
+
+@application.command()
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+) -> None:
+    """Show the table of a finished run again and write its report."""
+    from fleke_flwr.apps.jobs import show_results
+
+    show_results(directory.expanduser().resolve(), Console())
+
+
+@world.command("train")
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the model.")],
+    records: Annotated[
+        Path | None,
+        typer.Option(help="Records whose true facts it learns [the embedded world]."),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Plain text mixed in, with --records only.")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Upper bound of the training time.")
+    ] = 30.0,
+) -> None:
+    """Train a small model that knows, and can be edited in, a world of facts."""
+    from fleke_flwr.apps.jobs import TrainingOrder, run_training
+
+    run_training(TrainingOrder(output, records, text, minutes), Console())
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0 only when everything asked for was done."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    sys.exit(execute([item for item in arguments if item != "--debug"], debug=debug))
+
+
+def execute(arguments: Sequence[str], *, debug: bool = False) -> int:
+    """Run one command and return its exit code, with every expected error as one line."""
+    try:
+        code = application(args=list(arguments), standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except Ended as stop:
+        code = stop.exit_code
+    except FlekeError as error:
+        if debug:
+            traceback.print_exc()
+        _say(f"error: {error}")
+        return 1
+    if isinstance(code, int) and code > 128:
+        _say("interrupted; everything that was started has been ended")
+    return code if isinstance(code, int) else 0
+
+
+def _read(name: str, overrides: Sequence[str] | None) -> RunConfig:
+    from fleke_flwr.apps.preflight import read_config
+
+    return read_config(name, overrides or ())
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)

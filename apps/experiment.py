@@ -1,0 +1,149 @@
+"""A run from start to files: prepare once, run every variant, write each as soon as it is known."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.serverapp import Grid
+
+from fleke_flwr import wire
+from fleke_flwr.apps.manifest import manifest
+from fleke_flwr.apps.priors import known_priors
+from fleke_flwr.apps.recipe import resolve_recipe
+from fleke_flwr.apps.rows import metrics_row, round_line
+from fleke_flwr.artifacts import write_json, write_text
+from fleke_flwr.config import RunConfig
+from fleke_flwr.editors.base import EDITORS
+from fleke_flwr.errors import DataError, RunError
+from fleke_flwr.models.loading import EditableModel, load_model
+from fleke_flwr.progress import EventFile
+from fleke_flwr.strategies import STRATEGIES, EditStrategy, Plan
+from fleke_flwr.strategies.nodes import Node, discover
+from fleke_flwr.strategies.rounds import RoundRecord
+from fleke_flwr.strategies.watched import WatchedGrid
+
+
+class Experiment:
+    """One Flower run of one or several strategies on the same clients and records.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What to run; ``strategies`` and ``sweep-edits`` make it several variants.
+    grid : Grid
+        The connection to the clients.
+    directory : Path
+        Where everything is written.
+    """
+
+    def __init__(self, config: RunConfig, grid: Grid, directory: Path) -> None:
+        self.config = config
+        self.grid = grid
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.progress = EventFile(directory / "events.jsonl")
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self) -> None:
+        """Run every variant; what is finished stays on disk whatever happens later."""
+        # A misspelt name must not cost the minutes that the preparation takes.
+        EDITORS.get(self.config.editor)
+        kinds = {name: STRATEGIES.get(name) for name in self.config.strategy_names}
+        nodes = self._meet()
+        model = load_model(self.config.model)
+        self._check(nodes, model)
+        plan = self._plan(model)
+        write_json(self.directory / "manifest.json", manifest(self.config, model, plan, nodes))
+        for edits in self.config.edit_counts:
+            self._run_count(replace(plan, edits=edits), kinds, nodes, model)
+        if self.config.is_comparison:
+            write_json(self.directory / "comparison.json", {"schema": 1, "rows": self.rows})
+
+    def _meet(self) -> list[Node]:
+        watched = WatchedGrid(self.grid, self.progress)
+        watched.phase = "meet the clients"
+        return discover(watched, self.config.clients, self.config.timeout)
+
+    def _check(self, nodes: list[Node], model: EditableModel) -> None:
+        for node in nodes:
+            if node.base != model.fingerprint:
+                raise RunError(
+                    f"client {node.partition} holds base model {node.base}, the server "
+                    f"{model.fingerprint}; all must load the same weights and tokenizer"
+                )
+        total = sum(node.edits for node in nodes)
+        if total == 0:
+            raise DataError("no client has a record to edit; check data.path and data.edits")
+        wanted = self.config.largest_edit_count
+        if total < wanted:
+            raise DataError(
+                f"{wanted} edits are asked for and the clients hold {total}; "
+                "lower data.edits or sweep-edits"
+            )
+        sizes = ", ".join(str(node.edits) for node in nodes)
+        self.progress.line(f"{len(nodes)} clients with {sizes} records")
+
+    def _plan(self, model: EditableModel) -> Plan:
+        config = self.config
+        spec = resolve_recipe(config, model)
+        modules = tuple(model.module_name(layer) for layer in spec.layers)
+        return Plan(
+            spec=spec,
+            modules=modules,
+            priors=known_priors(config, model, spec, self.progress),
+            base=model.fingerprint,
+            d_out=model.d_model,
+            encoding=config.encoding,
+            dtype=config.payload_dtype,
+            state_dtype=torch.float64 if model.dtype == torch.float64 else torch.float32,
+            clients=config.clients,
+            needed_clients=config.needed_clients,
+            rounds=config.rounds,
+            progress=self.progress,
+        )
+
+    def _run_count(
+        self,
+        plan: Plan,
+        kinds: Mapping[str, type[EditStrategy]],
+        nodes: list[Node],
+        model: EditableModel,
+    ) -> None:
+        base: RoundRecord | None = None
+        for name, kind in kinds.items():
+            strategy = kind(plan, nodes, **_options(kind, self.config))
+            if base is None:
+                base = strategy.measure_base(self.grid, self.config.timeout)
+            started = time.perf_counter()
+            strategy.start(
+                self.grid,
+                wire.write_state(strategy.state),
+                num_rounds=self.config.rounds,
+                timeout=self.config.timeout,
+            )
+            seconds = time.perf_counter() - started
+            row = metrics_row(self.config, strategy, name, base, seconds)
+            self._keep(name, plan.edits, strategy, row)
+
+    def _keep(self, name: str, edits: int, strategy: EditStrategy, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        folder = self.directory
+        if self.config.is_comparison:
+            folder = self.directory / "variants" / (f"{name}-{edits}" if edits else name)
+        strategy.state.save(folder / "edits.safetensors")
+        rounds = "".join(json.dumps(round_line(record)) + "\n" for record in strategy.history)
+        write_text(folder / "rounds.jsonl", rounds)
+        write_json(folder / "metrics.json", row)
+
+
+def _options(kind: type[EditStrategy], config: RunConfig) -> dict[str, Any]:
+    """Return those merge parameters that a strategy takes."""
+    accepted = inspect.signature(kind).parameters
+    return {name: value for name, value in asdict(config.merge).items() if name in accepted}

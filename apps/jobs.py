@@ -1,0 +1,149 @@
+"""What the commands around a Flower run do."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fleke_flwr.apps import preflight
+from fleke_flwr.apps.results import read_rows
+from fleke_flwr.apps.runner import Simulation, simulate
+from fleke_flwr.apps.tables import BOUND, result_table
+from fleke_flwr.apps.terminal import progress_view, summary_tree
+from fleke_flwr.config import RunConfig
+from fleke_flwr.errors import ConfigError
+
+
+def run_experiment(config: RunConfig, output: Path | None, console: Console) -> Path:
+    """Check, run the Flower app, show the table, write the report.
+
+    Returns
+    -------
+    Path
+        The directory of the results.
+    """
+    preflight.check(config)
+    directory = preflight.prepare_directory(output, config.name)
+    config = replace(config, output_dir=str(directory))
+    console.print(summary_tree(config, str(directory)))
+    simulation = Simulation(
+        config.to_flat(), config.clients, uses_gpu=config.model.device.startswith("cuda")
+    )
+    with progress_view(console) as progress:
+        progress.line("starting Flower")
+        simulate(simulation, directory, progress)
+    show_results(directory, console)
+    return directory
+
+
+def run_comparison(config: RunConfig, output: Path | None, console: Console) -> Path:
+    """Run several strategies; a single one is compared with the pooled bound."""
+    if len(config.strategy_names) == 1 and config.strategy_names != [BOUND]:
+        config = replace(config, strategies=f"{config.strategy_names[0]},{BOUND}")
+    directory = run_experiment(config, output, console)
+    comparison = directory / "comparison.json"
+    if not comparison.is_file():
+        text = json.dumps({"schema": 1, "rows": read_rows(directory)}, indent=2)
+        comparison.write_text(text + "\n", encoding="utf-8")
+    return directory
+
+
+def run_central(config: RunConfig, output: Path | None, console: Console) -> Path:
+    """Edit everything at once in this process."""
+    preflight.check(config)
+    directory = preflight.prepare_directory(output, f"{config.name}-central")
+    from fleke_flwr.apps.central import edit
+    from fleke_flwr.progress import EventFile
+
+    EventFile(directory / "events.jsonl").line("central edit")
+    with progress_view(console) as progress:
+        edit(config, directory, progress)
+    show_results(directory, console)
+    return directory
+
+
+def run_evaluation(
+    config: RunConfig, edits: Path | None, output: Path | None, console: Console
+) -> dict[str, Any]:
+    """Measure a model, with saved edits or without, and print the figures."""
+    preflight.check(config)
+    from fleke_flwr.apps.central import judge
+    from fleke_flwr.artifacts import write_json
+
+    with progress_view(console) as progress:
+        row = judge(config, edits, progress)
+    if output is not None:
+        write_json(output.expanduser() / "evaluation.json", row)
+    console.print(result_table([row]))
+    return row
+
+
+def run_covariance(config: RunConfig, console: Console) -> None:
+    """Fill the covariance cache."""
+    preflight.check(config)
+    from fleke_flwr.apps.central import prepare_covariance
+
+    with progress_view(console) as progress:
+        modules = prepare_covariance(config, progress)
+    for module in modules:
+        console.print(f"ready: {module}", markup=False, highlight=False)
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What ``fleke world train`` was asked for; without records, the embedded world.
+
+    Parameters
+    ----------
+    output : Path
+        Directory of the model.
+    records, text : Path, optional
+        Records whose true facts are learnt, and plain text that is mixed in.
+    minutes : float
+        Upper bound of the training time.
+    """
+
+    output: Path
+    records: Path | None = None
+    text: Path | None = None
+    minutes: float = 30.0
+
+
+def run_training(order: TrainingOrder, console: Console) -> None:
+    """Train the embedded model anew, or one on the true facts of a file.
+
+    Raises
+    ------
+    ConfigError
+        If plain text is given without records.
+    """
+    from fleke_flwr import world
+
+    with progress_view(console) as progress:
+        if order.records is None:
+            if order.text is not None:
+                raise ConfigError("--text goes with --records; the embedded world makes its own")
+            world.train_embedded(order.output, minutes=order.minutes, progress=progress)
+        else:
+            world.train_on_records(
+                order.records,
+                order.output,
+                text=order.text,
+                minutes=order.minutes,
+                progress=progress,
+            )
+    console.print(f"\nmodel: {order.output}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_results(directory: Path, console: Console) -> None:
+    """Print the table of a finished run and write its report."""
+    from fleke_flwr.apps.report import render
+
+    console.print()
+    console.print(result_table(read_rows(directory)), soft_wrap=not console.is_terminal)
+    report = render(directory)
+    console.print(f"\nreport: {report}", markup=False, highlight=False, soft_wrap=True)

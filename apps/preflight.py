@@ -1,0 +1,181 @@
+"""Find a user's mistakes before Flower starts: a second instead of twenty."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from fleke_flwr.config import RunConfig, load_config
+from fleke_flwr.errors import ConfigError, DataError, ModelError
+from fleke_flwr.suggest import unknown
+
+EMBEDDED = "embedded"
+_TRACES = ("done.json", "events.jsonl", "failure.json", "flower.log")
+_RESULTS = (
+    "comparison.json",
+    "edits.safetensors",
+    "manifest.json",
+    "metrics.json",
+    "report.html",
+    "rounds.jsonl",
+)
+_FOLDERS = ("report", "variants")
+
+
+def read_config(name: str, overrides: Sequence[str]) -> RunConfig:
+    """Read a TOML file, or one of the experiments that come with the package.
+
+    Parameters
+    ----------
+    name : str
+        A path, or the bare name of a packaged experiment such as ``demo``.
+    overrides : Sequence[str]
+        ``key=value`` pairs.
+
+    Raises
+    ------
+    ConfigError
+        If neither exists, or a key or value is wrong.
+    """
+    if name.endswith(".toml") or "/" in name or Path(name).is_file():
+        return _absolute(load_config(Path(name), overrides))
+    folder = files("fleke_flwr.configs") / "experiments"
+    known = {
+        entry.name.removesuffix(".toml"): entry
+        for entry in folder.iterdir()
+        if entry.name.endswith(".toml")
+    }
+    if name not in known:
+        raise ConfigError(unknown("experiment", name, known) + " Or give the path of a TOML file.")
+    with as_file(known[name]) as path:
+        return _absolute(load_config(path, overrides))
+
+
+def check(config: RunConfig) -> None:
+    """Refuse a run that cannot work: names, records, model, device.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError
+        Saying what was found and what to do.
+    """
+    _check_model(config)
+    _check_names(config)
+    _check_records(config)
+
+
+def prepare_directory(chosen: Path | None, name: str) -> Path:
+    """Create the directory of a run; what an earlier run has left in it is removed.
+
+    Half of an old run and half of a new one must never be taken for a whole.
+
+    Raises
+    ------
+    ConfigError
+        If the path is a file, or holds results that are not an earlier run's.
+    """
+    directory = chosen or Path("outputs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    directory = directory.expanduser().resolve()
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"--output {directory}: is a file; name a directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    found = [result for result in _RESULTS if (directory / result).exists()]
+    if found and not any((directory / trace).is_file() for trace in _TRACES):
+        raise ConfigError(
+            f"--output {directory}: holds {', '.join(found)} of something else than a run; "
+            "name another directory"
+        )
+    for file in (*found, *_TRACES):
+        (directory / file).unlink(missing_ok=True)
+    if found:
+        for folder in _FOLDERS:
+            shutil.rmtree(directory / folder, ignore_errors=True)
+    return directory
+
+
+def _absolute(config: RunConfig) -> RunConfig:
+    """Make paths independent of the directory that Flower's processes run in."""
+    model, data, covariance, edit = config.model, config.data, config.covariance, config.edit
+    preset = edit.preset
+    return replace(
+        config,
+        cache_dir=_path(config.cache_dir) if config.cache_dir else "",
+        model=replace(model, name=_path(model.name) if _is_path(model.name) else model.name),
+        data=replace(data, path=data.path if data.path in ("", EMBEDDED) else _path(data.path)),
+        covariance=replace(
+            covariance, corpus=_path(covariance.corpus) if covariance.corpus else ""
+        ),
+        edit=replace(edit, preset=_path(preset) if preset.endswith(".toml") else preset),
+    )
+
+
+def _path(text: str) -> str:
+    return str(Path(text).expanduser().resolve())
+
+
+def _is_path(name: str) -> bool:
+    """Tell a local directory from ``embedded`` and from a hub name such as ``owner/model``."""
+    if name in ("", EMBEDDED):
+        return False
+    return name.startswith(("/", ".", "~")) or Path(name).exists()
+
+
+def _check_model(config: RunConfig) -> None:
+    name = config.model.name
+    if not name:
+        raise ConfigError("no model: give model=DIRECTORY, a hub name, or model=embedded")
+    if _is_path(name):
+        directory = Path(name)
+        if not directory.is_dir():
+            raise ModelError(f"model {name}: no such directory")
+        missing = [
+            what
+            for what, pattern in (("config.json", "config.json"), ("weights", "*.safetensors*"))
+            if not any(directory.glob(pattern))
+        ]
+        if missing:
+            raise ModelError(
+                f"model {name}: is not a model directory, {' and '.join(missing)} missing; "
+                "name a directory written by save_pretrained or by fleke world train"
+            )
+    if config.model.device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                f"model.device = {config.model.device!r}: torch sees no CUDA device; use cpu"
+            )
+
+
+def _check_names(config: RunConfig) -> None:
+    from fleke_flwr.editors.base import EDITORS
+    from fleke_flwr.strategies import STRATEGIES
+
+    for name in config.strategy_names:
+        STRATEGIES.get(name)
+    EDITORS.get(config.editor)
+    if config.covariance.corpus and not Path(config.covariance.corpus).is_file():
+        raise ConfigError(f"covariance.corpus = {config.covariance.corpus}: no such file")
+
+
+def _check_records(config: RunConfig) -> None:
+    from fleke_flwr.data.benchmarks import load_cases
+
+    if not config.data.path:
+        raise ConfigError("no records: give data.path=FILE, or data.path=embedded")
+    found = len(load_cases(config.data.path).cases)
+    wanted = max(config.edit_counts)
+    if found < wanted:
+        raise DataError(
+            f"{config.data.path} holds {found} usable records and {wanted} edits are asked for; "
+            "lower data.edits or sweep-edits"
+        )
+    shared = wanted or found
+    if shared < config.clients:
+        raise DataError(
+            f"{shared} records cannot be shared by {config.clients} clients; lower clients"
+        )

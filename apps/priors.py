@@ -1,0 +1,51 @@
+"""The priors of the edited projections, computed once per process and kept on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from fleke_flwr.config import EditSpec, RunConfig
+from fleke_flwr.editors.covariance import corpus_texts, priors, second_moments
+from fleke_flwr.linalg import Prior
+from fleke_flwr.models.loading import EditableModel
+from fleke_flwr.progress import Progress
+
+_KNOWN: dict[tuple[object, ...], Mapping[str, Prior]] = {}
+
+
+def cache_directory(config: RunConfig) -> Path:
+    """Return where covariances are kept: ``cache-dir``, or the user's cache directory."""
+    if config.cache_dir:
+        return Path(config.cache_dir)
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(home) / "fleke-flwr"
+
+
+def known_priors(
+    config: RunConfig, model: EditableModel, spec: EditSpec, progress: Progress
+) -> Mapping[str, Prior]:
+    """Return ``C = lambda C0`` by module, for the unedited model.
+
+    Call it before any update is applied: the covariance is the base model's.
+    """
+    key = (
+        model.fingerprint,
+        spec.layers,
+        spec.ridge_weight,
+        config.covariance,
+        str(cache_directory(config)),
+    )
+    if key not in _KNOWN:
+        texts = corpus_texts(model, config.covariance)
+        moments = second_moments(
+            model,
+            texts,
+            spec.layers,
+            config.covariance.tokens,
+            cache_directory(config) / "covariance",
+            progress,
+        )
+        _KNOWN[key] = priors(moments, spec.ridge_weight)
+    return _KNOWN[key]

@@ -1,0 +1,92 @@
+"""One run as one row: the contract of ``metrics.json``."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from fleke_flwr import wire
+from fleke_flwr.config import RunConfig
+from fleke_flwr.evaluation.quality import summarize
+from fleke_flwr.strategies.base import EditStrategy
+from fleke_flwr.strategies.plan import Plan
+from fleke_flwr.strategies.rounds import RoundRecord
+
+_PHASES = ("targets", "statistics", "aggregate", "evaluate")
+
+
+def metrics_row(
+    config: RunConfig, strategy: EditStrategy, name: str, base: RoundRecord, seconds: float
+) -> dict[str, Any]:
+    """Build the row of one finished strategy; percentages, bytes, seconds, MiB."""
+    plan, last = strategy.plan, strategy.history[-1]
+    records = strategy.history
+    edits = sum(record.edits for record in records)
+    return {
+        "schema": 1,
+        "strategy": name,
+        "editor": plan.spec.editor,
+        "mode": plan.spec.mode,
+        "encoding": plan.encoding,
+        "model": config.model.name,
+        "dataset": config.data.path,
+        "clients": len(last.clients),
+        "rounds": plan.rounds,
+        "edits": edits,
+        "base": summary(base),
+        "final": summary(last),
+        "per_client": [
+            {"client": client, "edits": _count(sums), **summarize(sums)}
+            for client, sums in sorted(last.clients.items())
+        ],
+        "payload": {
+            "up_bytes": sum(record.up_bytes for record in records),
+            "down_bytes": sum(record.down_bytes for record in records),
+            "up_bytes_paper": _paper_bytes(plan, len(last.clients)) * len(records),
+        },
+        "targets": {
+            "optimized": sum(record.optimized for record in records),
+            "reused": sum(record.reused for record in records),
+        },
+        "seconds": {
+            "total": round(seconds, 3),
+            **{
+                phase: round(sum(record.seconds.get(phase, 0.0) for record in records), 3)
+                for phase in _PHASES
+            },
+        },
+        "peak_rss_mb": round(max(_own_peak(), *(record.peak_rss_mb for record in records)), 1),
+        "history": [round_line(record) for record in records],
+    }
+
+
+def round_line(record: RoundRecord) -> dict[str, Any]:
+    """Describe one round as one JSON line."""
+    return {
+        "round": record.round,
+        "edits": record.edits,
+        "up_bytes": record.up_bytes,
+        "down_bytes": record.down_bytes,
+        "seconds": {phase: round(value, 3) for phase, value in sorted(record.seconds.items())},
+        "left_out": {str(client): why for client, why in sorted(record.left_out.items())},
+        "quality": summary(record),
+    }
+
+
+def summary(record: RoundRecord) -> dict[str, float | None]:
+    """Summarise the measurements of all clients, pooled record by record."""
+    return summarize(wire.add_sums([record.clients[client] for client in sorted(record.clients)]))
+
+
+def _count(sums: wire.Sums) -> int:
+    return sums["efficacy"][2] if "efficacy" in sums else 0
+
+
+def _paper_bytes(plan: Plan, clients: int) -> int:
+    """Bytes of ``(Delta_i, K_i K_i^T)`` in float32 for every edited layer, as in the paper."""
+    per_client = sum(width * width + width * plan.d_out for width in plan.widths.values())
+    return 4 * per_client * clients
+
+
+def _own_peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,434 @@
+"""The configuration of a run: one schema for TOML files, the command line and Flower's run config.
+
+Flower's run config is flat and knows only numbers, booleans and strings, so every key has a dotted
+name, lists are comma-separated strings, and "unset" is ``-1`` or ``""``: then the model's own
+setting (its ``editing.json`` or a preset) counts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from fleke_flwr.errors import ConfigError
+from fleke_flwr.modes import SPREADS, check_mode
+from fleke_flwr.suggest import unknown
+
+Scalar = bool | int | float | str
+PARTITIONS = ("iid", "contiguous", "relation")
+UNSET = -1.0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model is edited, and how it is loaded."""
+
+    name: str = "embedded"
+    revision: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which records are edited, and how they are spread over the clients.
+
+    ``edits`` limits the total number of records (0 takes all), ``partition`` is ``iid``,
+    ``contiguous`` or ``relation``.
+    """
+
+    path: str = "embedded"
+    partition: str = "iid"
+    edits: int = 0
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """How the editor works; ``-1`` and ``""`` mean the model's own setting."""
+
+    preset: str = ""
+    layers: str = ""
+    ridge_weight: float = UNSET
+    spread: str = "even"
+    learning_rate: float = UNSET
+    steps: int = -1
+    clamp: float = UNSET
+    weight_decay: float = UNSET
+    kl_weight: float = UNSET
+    stop_loss: float = UNSET
+    batch_tokens: int = 16384
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """How many sampled prefixes the keys and target vectors average over, and their length."""
+
+    count: int = 5
+    length: int = 10
+
+
+@dataclass(frozen=True)
+class CovarianceConfig:
+    """The text and the number of tokens behind the covariance; ``""`` is the model's own text."""
+
+    corpus: str = ""
+    tokens: int = 100_000
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """Parameters of the merging rules; ``-1`` means the rule's own default."""
+
+    scale: float = UNSET
+    density: float = UNSET
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured besides probabilities and top-1 answers."""
+
+    generation: bool = False
+    batch_tokens: int = 16384
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything a run needs; every field is documented in ``configs/README.md``."""
+
+    name: str = "run"
+    strategy: str = "collabedit"
+    strategies: str = ""
+    editor: str = "memit"
+    mode: str = "joint"
+    encoding: str = "factors"
+    payload_dtype: str = "auto"
+    rounds: int = 1
+    clients: int = 8
+    min_clients: int = 0
+    sweep_edits: str = ""
+    seed: int = 0
+    timeout: float = 3600.0
+    output_dir: str = ""
+    cache_dir: str = ""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    edit: EditConfig = field(default_factory=EditConfig)
+    contexts: ContextConfig = field(default_factory=ContextConfig)
+    covariance: CovarianceConfig = field(default_factory=CovarianceConfig)
+    merge: MergeConfig = field(default_factory=MergeConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could use."""
+        check_mode(self.mode)
+        _one_of("encoding", self.encoding, ("factors", "dense"))
+        _one_of("payload-dtype", self.payload_dtype, ("auto", "float32", "float64"))
+        _one_of("edit.spread", self.edit.spread, SPREADS)
+        _one_of("data.partition", self.data.partition, PARTITIONS)
+        _one_of("model.dtype", self.model.dtype, ("float32", "float64", "float16", "bfloat16"))
+        for key, value in (("rounds", self.rounds), ("clients", self.clients)):
+            if value < 1:
+                raise ConfigError(f"{key} = {value}: at least 1 is needed")
+        if not 0 <= self.min_clients <= self.clients:
+            raise ConfigError(
+                f"min-clients = {self.min_clients}: need a number from 0 (all) "
+                f"to clients = {self.clients}"
+            )
+        if self.data.edits < 0:
+            raise ConfigError(f"data.edits = {self.data.edits}: use 0 for all records, or a number")
+
+    @property
+    def needed_clients(self) -> int:
+        """How many good replies every exchange needs."""
+        return self.min_clients or self.clients
+
+    @property
+    def strategy_names(self) -> list[str]:
+        """The strategies of a comparison, or the one of a run."""
+        return comma_list(self.strategies) or [self.strategy]
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether several variants run on the same clients and records."""
+        return bool(self.strategies or self.sweep_edits)
+
+    @property
+    def edit_counts(self) -> list[int]:
+        """The totals of edits of a sweep, or the one of a run."""
+        return [_to_int("sweep-edits", item) for item in comma_list(self.sweep_edits)] or [
+            self.data.edits
+        ]
+
+    @property
+    def largest_edit_count(self) -> int:
+        """The most records any variant of this run edits; 0 when one takes all."""
+        counts = self.edit_counts
+        return 0 if 0 in counts else max(counts)
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Return dotted keys in kebab case, as Flower's run config holds them."""
+        return _flatten(asdict(self))
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any]) -> RunConfig:
+        """Build a configuration from dotted keys.
+
+        Raises
+        ------
+        ConfigError
+            For an unknown key (the nearest known one is named) or a value of the wrong type.
+        """
+        defaults = _flatten(_defaults(cls))
+        nested: dict[str, Any] = {}
+        for key, value in flat.items():
+            if any(known.startswith(f"{key}.") for known in defaults):
+                raise ConfigError(
+                    f"{key} = {value!r}: {key} is a section; write [{key}] above keys"
+                )
+            if key not in defaults:
+                raise ConfigError(unknown("config key", key, defaults))
+            section, _, leaf = key.replace("-", "_").rpartition(".")
+            target = nested.setdefault(section, {}) if section else nested
+            target[leaf] = _typed(key, value, defaults[key])
+        return _build(cls, nested)
+
+
+def comma_list(text: str) -> list[str]:
+    """Split a comma-separated string; empty items are dropped."""
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read an experiment file and apply ``key=value`` overrides.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or not TOML, or a key or value is wrong.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"config file {path}: no such file") from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"config file {path}: is a directory; name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {path}: not valid TOML ({error})") from error
+    flat: dict[str, Any] = _flatten(content)
+    flat.update(parse_overrides(overrides))
+    flat.setdefault("name", path.stem)
+    try:
+        return RunConfig.from_flat(flat)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Parse ``key=value`` pairs as typed on a command line.
+
+    Raises
+    ------
+    ConfigError
+        If a pair has no ``=`` or the key is unknown.
+    """
+    defaults = _flatten(_defaults(RunConfig))
+    parsed: dict[str, Any] = {}
+    for pair in overrides:
+        key, equals, text = pair.partition("=")
+        key = {"model": "model.name", "data": "data.path"}.get(key, key)
+        if not equals:
+            raise ConfigError(f"override {pair!r}: write key=value, for example rounds=2")
+        if key not in defaults:
+            raise ConfigError(unknown("config key", key, defaults))
+        parsed[key] = _parse(key, text, defaults[key])
+    return parsed
+
+
+@dataclass(frozen=True)
+class EditSpec:
+    """The resolved recipe of an edit, equal on all clients; travels as JSON.
+
+    Parameters
+    ----------
+    editor, mode, spread : str
+        See ``RunConfig``.
+    layers : tuple[int, ...]
+        Edited layers, ascending; target vectors live at the last.
+    ridge_weight : float
+        ``lambda``: weight of the covariance in the prior.
+    learning_rate, steps, clamp, weight_decay, kl_weight, stop_loss
+        Optimisation of the target vectors; ``clamp`` is in units of the hidden state's norm.
+    contexts : tuple[str, ...]
+        Templates with one ``{}``; the first is the bare ``"{}"``.
+    batch_tokens : int
+        Upper bound of the tokens in one forward pass.
+    """
+
+    editor: str
+    mode: str
+    layers: tuple[int, ...]
+    ridge_weight: float
+    spread: str
+    learning_rate: float
+    steps: int
+    clamp: float
+    weight_decay: float
+    kl_weight: float
+    stop_loss: float
+    contexts: tuple[str, ...] = ("{}",)
+    batch_tokens: int = 16384
+
+    def to_json(self) -> str:
+        """Serialise."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> EditSpec:
+        """Rebuild from :meth:`to_json`."""
+        content = json.loads(text)
+        content["layers"] = tuple(content["layers"])
+        content["contexts"] = tuple(content["contexts"])
+        return cls(**content)
+
+
+_OWN = ("ridge_weight", "learning_rate", "steps", "clamp", "weight_decay", "kl_weight", "stop_loss")
+
+
+def resolve_spec(
+    config: RunConfig, own: Mapping[str, Any], contexts: Iterable[str] = ("{}",)
+) -> EditSpec:
+    """Complete the edit settings with the model's own.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What the user asked for; every set value wins.
+    own : Mapping[str, Any]
+        The model's own settings: kebab-case keys of ``[edit]`` with ``layers`` a list.
+    contexts : Iterable[str]
+        Shared prefix templates.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is given neither by the user nor by the model.
+    """
+    chosen: dict[str, Any] = {}
+    missing = []
+    for name in _OWN:
+        asked = getattr(config.edit, name)
+        key = name.replace("_", "-")
+        if asked != UNSET:
+            chosen[name] = asked
+        elif key in own:
+            chosen[name] = _typed(f"own setting {key}", own[key], asked)
+        else:
+            missing.append(f"edit.{key}")
+    layers = [_to_int("edit.layers", item) for item in comma_list(config.edit.layers)]
+    layers = layers or _own_layers(own.get("layers", []))
+    if not layers:
+        missing.append("edit.layers")
+    if missing:
+        raise ConfigError(
+            f"model {config.model.name!r} has no settings of its own for {', '.join(missing)}; "
+            "give them, or name a file of configs/models as edit.preset"
+        )
+    if layers != sorted(set(layers)) or layers[0] < 0:
+        raise ConfigError(f"edit.layers = {layers}: need ascending, distinct layer numbers")
+    return EditSpec(
+        editor=config.editor,
+        mode=config.mode,
+        spread=config.edit.spread,
+        layers=tuple(layers),
+        contexts=tuple(contexts),
+        batch_tokens=config.edit.batch_tokens,
+        **chosen,
+    )
+
+
+def _own_layers(found: object) -> list[int]:
+    if not isinstance(found, list) or not all(type(layer) is int for layer in found):
+        raise ConfigError(f"own setting layers = {found!r}: a list of whole numbers is needed")
+    return list(found)
+
+
+def _defaults(cls: type[Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for item in fields(cls):
+        if item.default is not MISSING:
+            values[item.name] = item.default
+        elif item.default_factory is not MISSING:
+            made = item.default_factory()
+            values[item.name] = asdict(made)
+    return values
+
+
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = prefix + key.replace("_", "-")
+        if isinstance(value, Mapping):
+            flat.update(_flatten(value, name + "."))
+        else:
+            flat[name] = value
+    return flat
+
+
+def _build(cls: type[RunConfig], nested: Mapping[str, Any]) -> RunConfig:
+    hints = get_type_hints(cls)
+    values = {
+        name: hints[name](**value) if isinstance(value, Mapping) else value
+        for name, value in nested.items()
+    }
+    return cls(**values)
+
+
+def _typed(key: str, value: Any, default: Scalar) -> Scalar:
+    wanted = type(default)
+    if _is_number_key(default) and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise ConfigError(f"{key} = {value!r}: a finite number is needed")
+        if isinstance(default, float) or float(value).is_integer():
+            return wanted(value)
+    elif isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool):
+        return value
+    hint = ""
+    if isinstance(value, list) and isinstance(default, str):
+        hint = f'; write the items as one text: "{",".join(str(item) for item in value)}"'
+    raise ConfigError(
+        f"{key} = {value!r} is of type {type(value).__name__}; {wanted.__name__} is needed{hint}"
+    )
+
+
+def _is_number_key(default: Scalar) -> bool:
+    return isinstance(default, int | float) and not isinstance(default, bool)
+
+
+def _parse(key: str, text: str, default: Scalar) -> Scalar:
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"{key} = {text!r}: write true or false")
+        return text.lower() == "true"
+    if isinstance(default, str):
+        return text
+    try:
+        return _typed(key, float(text) if not text.lstrip("-").isdigit() else int(text), default)
+    except ValueError as error:
+        raise ConfigError(f"{key} = {text!r}: a number is needed") from error
+
+
+def _to_int(key: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {text!r} is not a whole number") from error
+
+
+def _one_of(key: str, found: str, known: tuple[str, ...]) -> None:
+    if found not in known:
+        raise ConfigError(unknown(key, found, known))

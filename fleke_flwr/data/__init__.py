@@ -1,0 +1,1 @@
+"""Records to edit, and how they are spread over clients."""

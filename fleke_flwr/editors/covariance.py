@@ -1,0 +1,295 @@
+"""What the edited projections already store: second moments ``E[k k^T]`` of their inputs.
+
+The sums are streamed in float64, a checkpoint is kept on the way, and finished moments are cached
+by content: the model's fingerprint, the corpus, the number of tokens and the module. Departs from
+the released codes, which accumulate in float32 and cache by the model's name.
+
+Letters: ``f`` input width of a projection.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fleke_flwr.artifacts import read_tensors, write_tensors
+from fleke_flwr.config import CovarianceConfig
+from fleke_flwr.errors import ConfigError, DataError, StatisticsError
+from fleke_flwr.linalg import Prior
+from fleke_flwr.models import EditableModel
+from fleke_flwr.models.forward import run_block_at, run_blocks, segment
+from fleke_flwr.models.hooks import captured_keys
+from fleke_flwr.models.tokens import pad_batch
+from fleke_flwr.progress import Progress
+
+PHASE = "covariance"
+_BATCH_TOKENS = 8192
+_CHECKPOINT_TOKENS = 50_000
+_PRIORS: dict[tuple[str, float], Prior] = {}
+
+
+def second_moments(
+    model: EditableModel,
+    texts: Iterable[str],
+    layers: Sequence[int],
+    tokens: int,
+    cache_dir: Path,
+    progress: Progress,
+) -> dict[str, Tensor]:
+    """Return ``E[k k^T] (f, f)`` in float64 for the projections of some layers.
+
+    Parameters
+    ----------
+    model : EditableModel
+        The unedited model.
+    texts : Iterable[str]
+        Documents; each is cut at the longest text the model can read.
+    layers : Sequence[int]
+        Whose projections.
+    tokens : int
+        Stop after so many tokens; fewer if the texts end before.
+    cache_dir : Path
+        Where moments and checkpoints lie. An interrupted computation goes on from the last
+        checkpoint and ends with the same bits.
+    progress : Progress
+        Told of tokens, phase ``"covariance"``, and of what was reused.
+
+    Returns
+    -------
+    dict[str, Tensor]
+        By module name.
+
+    Raises
+    ------
+    StatisticsError
+        If the texts hold no token, or a cached file belongs to another model.
+    """
+    corpus = list(texts)
+    run = _Run(model, layers, tokens, _corpus_hash(corpus), cache_dir)
+    missing = [layer for layer in layers if not run.path(layer).is_file()]
+    if missing:
+        for layer, moment in _stream(model, corpus, missing, run, progress).items():
+            write_tensors(run.path(layer), {"moment": moment}, run.metadata(layer))
+        run.checkpoint(missing).unlink(missing_ok=True)
+    moments = {}
+    for layer in layers:
+        if layer not in missing:
+            progress.line(f"covariance reused from {run.path(layer)}")
+        moments[model.module_name(layer)] = load_moment(run.path(layer), model, layer)
+    return moments
+
+
+def load_moment(path: Path, model: EditableModel, layer: int) -> Tensor:
+    """Read one cached moment ``(f, f)``.
+
+    Raises
+    ------
+    StatisticsError
+        If it belongs to another model or another projection.
+    DataError
+        If the file is missing or damaged.
+    """
+    tensors, metadata = read_tensors(path)
+    found = (metadata.get("fingerprint"), metadata.get("module"))
+    wanted = (model.fingerprint, model.module_name(layer))
+    if found != wanted or "moment" not in tensors:
+        raise StatisticsError(
+            f"{path}: covariance of module {found[1]} of model {found[0]}, but module {wanted[1]} "
+            f"of model {wanted[0]} is needed; delete the file or use another cache-dir"
+        )
+    return tensors["moment"]
+
+
+def priors(moments: Mapping[str, Tensor], ridge_weight: float) -> dict[str, Prior]:
+    """Return the factored prior ``C = lambda E[k k^T]`` of every module.
+
+    Factors are kept for the process, by content.
+
+    Raises
+    ------
+    StatisticsError
+        If the weight is not positive, or a moment cannot be factored.
+    """
+    if ridge_weight <= 0:
+        raise StatisticsError(
+            f"edit.ridge-weight = {ridge_weight:g}: the prior needs a positive weight"
+        )
+    found = {}
+    for module, moment in moments.items():
+        key = (hashlib.sha256(moment.contiguous().numpy().data).hexdigest(), ridge_weight)
+        if key not in _PRIORS:
+            _PRIORS[key] = Prior.from_matrix(ridge_weight * moment)
+        found[module] = _PRIORS[key]
+    return found
+
+
+def corpus_texts(model: EditableModel, config: CovarianceConfig) -> list[str]:
+    """Return the documents of the covariance: a given file, or the model's own ``corpus.txt``.
+
+    Documents are separated by blank lines; without any blank line every line is one. A file that
+    ends in ``.gz`` is unpacked on the way.
+
+    Raises
+    ------
+    ConfigError
+        If no corpus is given and the model brings none.
+    DataError
+        If the file is missing, empty or not text.
+    """
+    if config.corpus:
+        path = Path(config.corpus).expanduser()
+    elif model.directory is not None and (model.directory / "corpus.txt").is_file():
+        path = model.directory / "corpus.txt"
+    else:
+        raise ConfigError(
+            f"model {model.name!r} brings no text of its own; give covariance.corpus, a text file"
+        )
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; correct covariance.corpus") from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error})") from error
+    text = text.replace("\r\n", "\n").strip()
+    texts = [piece.strip() for piece in text.split("\n\n" if "\n\n" in text else "\n")]
+    texts = [piece for piece in texts if piece]
+    if not texts:
+        raise DataError(f"{path}: holds no text")
+    return texts
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Names of what one computation reads and writes."""
+
+    model: EditableModel
+    layers: Sequence[int]
+    tokens: int
+    corpus: str
+    directory: Path
+
+    def metadata(self, layer: int) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "fingerprint": self.model.fingerprint,
+            "corpus": self.corpus,
+            "tokens": self.tokens,
+            "module": self.model.module_name(layer),
+        }
+
+    def path(self, layer: int) -> Path:
+        return self.directory / f"covariance-{_hash(str(self.metadata(layer)))}.safetensors"
+
+    def checkpoint(self, layers: Sequence[int]) -> Path:
+        names = str([self.metadata(layer) for layer in layers])
+        return self.directory / f"covariance-{_hash(names)}.checkpoint.safetensors"
+
+
+@dataclass
+class _Sums:
+    """Sums so far: ``by_layer (f, f)``, tokens counted and batches done."""
+
+    by_layer: dict[int, Tensor]
+    count: int = 0
+    batches: int = 0
+    saved: int = field(default=0)
+
+    @classmethod
+    def start(cls, model: EditableModel, layers: Sequence[int], path: Path) -> _Sums:
+        """Begin at zero, or at the checkpoint if there is a sound one."""
+        if path.is_file():
+            tensors, metadata = read_tensors(path)
+            sums = {layer: tensors[str(layer)] for layer in layers}
+            count = int(metadata["count"])
+            return cls(sums, count, int(metadata["batches"]), count)
+        widths = {layer: model.input_width(layer) for layer in layers}
+        return cls({layer: torch.zeros(f, f, dtype=torch.float64) for layer, f in widths.items()})
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint that replaces the one before."""
+        tensors = {str(layer): matrix for layer, matrix in self.by_layer.items()}
+        write_tensors(path, tensors, {"count": self.count, "batches": self.batches})
+        self.saved = self.count
+
+
+def _stream(
+    model: EditableModel,
+    texts: Sequence[str],
+    layers: Sequence[int],
+    run: _Run,
+    progress: Progress,
+) -> dict[int, Tensor]:
+    path = run.checkpoint(layers)
+    sums = _Sums.start(model, layers, path)
+    progress.start(PHASE, run.tokens)
+    if sums.count:
+        progress.line(f"covariance resumed from {path} at {sums.count} of {run.tokens} tokens")
+        progress.advance(PHASE, sums.count)
+    for number, batch in enumerate(_batches(model, texts, run.tokens)):
+        if number < sums.batches:
+            continue
+        _accumulate(model, batch, sums)
+        progress.advance(PHASE, sum(len(row) for row in batch))
+        if sums.count - sums.saved >= _CHECKPOINT_TOKENS:
+            sums.save(path)
+    if not sums.count:
+        raise StatisticsError("the covariance corpus holds no token; give covariance.corpus")
+    if sums.count < run.tokens:
+        progress.line(f"covariance from {sums.count} tokens: the corpus holds no more")
+    return {layer: matrix / sums.count for layer, matrix in sums.by_layer.items()}
+
+
+def _batches(model: EditableModel, texts: Sequence[str], tokens: int) -> Iterator[list[list[int]]]:
+    """Cut the corpus, in its order, into batches that depend on nothing but their content."""
+    batch: list[list[int]] = []
+    left = tokens
+    for text in texts:
+        if left <= 0:
+            break
+        row = list(model.tokenizer(text)["input_ids"])[: min(model.max_positions, left)]
+        if not row:
+            continue
+        left -= len(row)
+        longest = max(len(row), *(len(other) for other in batch)) if batch else len(row)
+        if batch and longest * (len(batch) + 1) > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+@torch.no_grad()
+def _accumulate(model: EditableModel, batch: Sequence[Sequence[int]], sums: _Sums) -> None:
+    ids, lengths = pad_batch(model, batch)
+    columns = torch.arange(ids.shape[1], device=model.device)
+    where = (columns < lengths[:, None]).nonzero(as_tuple=True)
+    top = max(sums.by_layer)
+    hidden, part = segment(model, ids, columns.expand(ids.shape), None)
+    with captured_keys(model, list(sums.by_layer)) as captured:
+        hidden, _ = run_blocks(model, hidden, part, 0, top)
+        run_block_at(model, top, [(hidden, part, (where[0], where[1]))])
+    for layer, keys in captured.items():
+        found = (keys if keys.ndim == 2 else keys[where]).to(torch.float64)
+        sums.by_layer[layer] += (found.T @ found).cpu()
+    sums.count += int(lengths.sum())
+    sums.batches += 1
+
+
+def _corpus_hash(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)}:".encode() + text.encode())
+    return digest.hexdigest()[:16]
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

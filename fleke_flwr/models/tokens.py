@@ -1,0 +1,101 @@
+"""Text to token ids, and where in them the subject and the target are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fleke_flwr.errors import RequestError
+from fleke_flwr.models.loading import EditableModel
+
+SLOT = "{}"
+
+
+def encode(model: EditableModel, text: str) -> list[int]:
+    """Return the token ids of a text, with the special tokens the model expects in front.
+
+    Raises
+    ------
+    RequestError
+        If the text is longer than the model can read.
+    """
+    return encode_with_spans(model, text)[0]
+
+
+def encode_with_spans(model: EditableModel, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    """Return token ids and the characters ``[start, end)`` each one covers.
+
+    Special tokens at the end are left off: what follows continues the text.
+
+    Raises
+    ------
+    RequestError
+        If the text is longer than the model can read.
+    """
+    encoding = model.tokenizer(text, return_offsets_mapping=True)
+    spans = [(int(start), int(end)) for start, end in encoding["offset_mapping"]]
+    used = max((index + 1 for index, (start, end) in enumerate(spans) if end > start), default=0)
+    if used > model.max_positions:
+        raise RequestError(
+            f"a text of {used} tokens is longer than the {model.max_positions} that model "
+            f"{model.name!r} can read; shorten it: {text[:80]!r}"
+        )
+    return list(encoding["input_ids"])[:used], spans[:used]
+
+
+def neutral(text: str) -> str:
+    """Replace braces by spaces, so that free text can become a template."""
+    return text.replace("{", " ").replace("}", " ")
+
+
+def last_token_before(spans: Sequence[tuple[int, int]], end: int) -> int:
+    """Return the index of the last token that starts before character ``end``."""
+    return max(index for index, (start, stop) in enumerate(spans) if stop > start and start < end)
+
+
+def subject_position(model: EditableModel, template: str, subject: str) -> tuple[list[int], int]:
+    """Return the token ids of a filled template and the index of the subject's last token.
+
+    The position comes from character offsets, so special tokens and prefix spaces do not matter.
+
+    Raises
+    ------
+    RequestError
+        If the template has not exactly one slot or the text is too long.
+    """
+    text, end = fill(template, subject)
+    ids, spans = encode_with_spans(model, text)
+    return ids, last_token_before(spans, end)
+
+
+def fill(template: str, subject: str) -> tuple[str, int]:
+    """Return the template with the subject in its slot, and the character where it ends.
+
+    Raises
+    ------
+    RequestError
+        If the template has not exactly one slot.
+    """
+    if template.count(SLOT) != 1:
+        raise RequestError(f"template {template!r}: write exactly one slot {SLOT!r}")
+    start = template.index(SLOT)
+    return template.replace(SLOT, subject), start + len(subject)
+
+
+def pad_batch(model: EditableModel, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Return ids ``(rows, longest)`` padded on the right and the lengths ``(rows,)``."""
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    longest = int(lengths.max()) if len(rows) else 0
+    ids = torch.full((len(rows), longest), int(model.tokenizer.pad_token_id), dtype=torch.long)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return ids.to(model.device), lengths.to(model.device)
+
+
+def target_ids(model: EditableModel, target: str) -> list[int]:
+    """Return the tokens of an answer as they appear inside a sentence, after a space."""
+    stem = "The answer is"
+    ids, spans = encode_with_spans(model, f"{stem} {target}")
+    return [token for token, (_, stop) in zip(ids, spans, strict=True) if stop > len(stem)]

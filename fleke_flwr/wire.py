@@ -1,0 +1,363 @@
+"""What travels: orders to clients, their contributions, sums of measurements.
+
+A reply to ``train.edit`` holds one ArrayRecord ``payload``, one MetricRecord ``metrics`` and one
+ConfigRecord ``meta`` whose ``json`` names schema, base model, state, editor, mode and encoding.
+Everything is checked on receipt; a reply that fails is refused with the reason, never repaired.
+
+Encodings of statistics: ``factors`` sends ``U`` per projection and one ``F`` per group (the
+projections of a ``joint`` group share one rotation); ``dense`` sends ``(S, B)``. CollabEdit's
+text sends ``(Delta_i, K_i K_i^T)``: ``B = Delta_i (C + S_i)`` makes the two equivalent and equally
+large, and ``B`` needs no solve at the client and no prior at the receiver to be added up.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fleke_flwr.config import EditSpec
+from fleke_flwr.errors import DataError, PayloadError
+from fleke_flwr.state import EditState, tensors_of, updates_of
+from fleke_flwr.types import EditPayload, LayerStatistics, LayerUpdate, group_modules
+
+SCHEMA = 1
+STATISTICS = "statistics"
+UPDATES = "updates"
+# Sum, sum of squares and count of a metric over records: what adds up over clients.
+Sums = Mapping[str, tuple[float, float, int]]
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass(frozen=True)
+class TrainOrder:
+    """What the server asks of a client in one exchange.
+
+    Parameters
+    ----------
+    spec : EditSpec
+        The shared recipe.
+    round, exchange : int
+        Round (from 1) and exchange inside it (from 0).
+    rounds : int
+        Number of rounds the clients' records are spread over.
+    edits : int
+        Total of records over all clients; 0 for all.
+    reply : str
+        ``statistics`` or ``updates``.
+    pooled : bool
+        Whether this client edits the records of all clients together (simulation only).
+    encoding, dtype : str
+        How statistics are sent.
+    round_state : str
+        Fingerprint of the state at the start of the round, to which target vectors belong.
+    """
+
+    spec: EditSpec
+    round: int
+    exchange: int
+    rounds: int
+    edits: int
+    reply: str
+    pooled: bool
+    encoding: str
+    dtype: str
+    round_state: str
+
+
+def write_order(order: TrainOrder, state: EditState) -> RecordDict:
+    """Pack an order and the state it refers to into the content of a message."""
+    content = {**asdict(order), "spec": order.spec.to_json(), "schema": SCHEMA}
+    config = ConfigRecord(
+        {
+            "json": json.dumps({**content, "base": state.base, "merged": state.round}),
+            "server-round": order.round,
+        }
+    )
+    return RecordDict({"state": write_state(state), "config": config})
+
+
+def read_order(content: RecordDict) -> tuple[TrainOrder, EditState]:
+    """Unpack :func:`write_order`."""
+    fields = _read_json(content.config_records["config"], "order")
+    state = EditState(
+        fields.pop("base"), fields.pop("merged"), read_updates(content.array_records["state"])
+    )
+    fields.pop("schema")
+    return TrainOrder(**{**fields, "spec": EditSpec.from_json(fields["spec"])}), state
+
+
+def write_state(state: EditState) -> ArrayRecord:
+    """Turn the updates of a state into arrays."""
+    return pack_tensors(
+        {
+            f"{module}/{part}": tensor
+            for module, update in state.updates.items()
+            for part, tensor in tensors_of(update).items()
+        }
+    )
+
+
+def read_updates(arrays: ArrayRecord) -> dict[str, LayerUpdate]:
+    """Rebuild updates from arrays."""
+    try:
+        return updates_of(unpack_tensors(arrays))
+    except DataError as error:
+        raise PayloadError(str(error)) from error
+
+
+def write_payload(payload: EditPayload, encoding: str, dtype: str) -> RecordDict:
+    """Pack a client's contribution; the caller adds the ``metrics`` record.
+
+    ``dtype`` is ``float32``, ``float64`` or ``auto``: factors and updates in float32, whose
+    rounding error is that of the format, dense sums in float64, whose error would grow with the
+    condition of the prior.
+    """
+    chosen = _DTYPES.get(dtype) or (torch.float64 if encoding == "dense" else torch.float32)
+    tensors: dict[str, Tensor] = {}
+    for group, statistics in payload.statistics.items():
+        tensors.update(_pack_statistics(group, statistics, encoding))
+    for module, update in payload.updates.items():
+        tensors.update({f"{module}/{part}": t for part, t in tensors_of(update).items()})
+    meta = {
+        "schema": SCHEMA,
+        "base": payload.base,
+        "state": payload.state,
+        "editor": payload.editor,
+        "mode": payload.mode,
+        "edits": payload.num_edits,
+        "kind": STATISTICS if payload.statistics else UPDATES,
+        "encoding": encoding,
+        "groups": {
+            group: {"count": statistics.count} for group, statistics in payload.statistics.items()
+        },
+    }
+    return RecordDict(
+        {
+            "payload": pack_tensors({name: tensor.to(chosen) for name, tensor in tensors.items()}),
+            "meta": ConfigRecord({"json": json.dumps(meta)}),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a good contribution to the running exchange looks like.
+
+    Parameters
+    ----------
+    base, state, editor, mode, kind, encoding : str
+        Must equal what the reply says.
+    groups : tuple[str, ...]
+        Names of the groups (for statistics) or modules (for updates), in order.
+    widths : Mapping[str, int]
+        Input width by module.
+    d_out : int
+        Output width of the edited projections.
+    """
+
+    base: str
+    state: str
+    editor: str
+    mode: str
+    kind: str
+    encoding: str
+    groups: tuple[str, ...]
+    widths: Mapping[str, int]
+    d_out: int
+
+
+def read_payload(content: RecordDict, expected: Expected) -> EditPayload:
+    """Unpack and check a client's contribution.
+
+    Raises
+    ------
+    PayloadError
+        If a record is missing, or schema, base model, state, editor, mode, names, shapes or dtypes
+        differ from what the exchange expects, or a number is not finite.
+    """
+    for kind, name in (("array_records", "payload"), ("config_records", "meta")):
+        if name not in getattr(content, kind):
+            raise PayloadError(f"the reply has no record {name!r}")
+    meta = _read_json(content.config_records["meta"], "reply")
+    _check_meta(meta, expected)
+    tensors = {
+        name: _checked(name, tensor)
+        for name, tensor in unpack_tensors(content.array_records["payload"]).items()
+    }
+    statistics: dict[str, LayerStatistics] = {}
+    updates: dict[str, LayerUpdate] = {}
+    if expected.kind == STATISTICS:
+        for group in expected.groups:
+            statistics[group] = _unpack_statistics(group, tensors, meta, expected)
+    else:
+        updates = _unpack_updates(tensors, expected)
+    return EditPayload(
+        base=expected.base,
+        state=expected.state,
+        editor=expected.editor,
+        mode=expected.mode,
+        num_edits=int(meta["edits"]),
+        statistics=statistics,
+        updates=updates,
+    )
+
+
+def _check_meta(meta: Mapping[str, Any], expected: Expected) -> None:
+    if meta.get("schema") != SCHEMA:
+        raise PayloadError(
+            f"payload schema {meta.get('schema')!r}, this server speaks {SCHEMA}; "
+            "install the same version of fleke-flwr on all nodes"
+        )
+    hints = {
+        "base": "the client holds another base model (or another version of it)",
+        "state": "the client worked on another state: an old message, or a damaged one",
+        "editor": "the client ran another editor",
+        "mode": "the client ran another mode",
+        "kind": "the client sent another kind of contribution",
+        "encoding": "the client used another encoding",
+    }
+    for key, hint in hints.items():
+        if meta.get(key) != getattr(expected, key):
+            raise PayloadError(
+                f"{key} is {meta.get(key)!r}, expected {getattr(expected, key)!r}: {hint}"
+            )
+    edits = meta.get("edits")
+    if not isinstance(edits, int) or edits < 0:
+        raise PayloadError(f"edits is {edits!r}; a count is needed")
+
+
+def _pack_statistics(group: str, statistics: LayerStatistics, encoding: str) -> dict[str, Tensor]:
+    if encoding == "dense":
+        gram, cross = statistics.sums()
+        return {f"{group}/gram": gram, f"{group}/cross": cross}
+    keys, residuals = statistics.factors()
+    return {f"{group}/keys": keys, f"{group}/residuals": residuals}
+
+
+def _unpack_statistics(
+    group: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], expected: Expected
+) -> LayerStatistics:
+    d_in = sum(expected.widths[module] for module in group_modules(group))
+    parts = ("gram", "cross") if expected.encoding == "dense" else ("keys", "residuals")
+    first, second = (tensors.get(f"{group}/{part}") for part in parts)
+    if first is None or second is None:
+        raise PayloadError(f"group {group!r} lacks {' or '.join(parts)}")
+    rank = first.shape[1] if first.ndim == 2 else -1
+    wanted = (
+        ((d_in, d_in), (expected.d_out, d_in))
+        if expected.encoding == "dense"
+        else ((d_in, rank), (expected.d_out, rank))
+    )
+    for part, tensor, shape in zip(parts, (first, second), wanted, strict=True):
+        if tuple(tensor.shape) != shape:
+            raise PayloadError(
+                f"{group!r} {part} has shape {tuple(tensor.shape)}, expected {shape}"
+            )
+    count = int(meta["groups"].get(group, {}).get("count", meta["edits"]))
+    if expected.encoding == "dense":
+        return LayerStatistics(count, gram=first, cross=second)
+    if rank > d_in:
+        raise PayloadError(f"{group!r} keys have {rank} columns for {d_in} rows: not compressed")
+    return LayerStatistics(count, keys=first, residuals=second)
+
+
+def _unpack_updates(tensors: Mapping[str, Tensor], expected: Expected) -> dict[str, LayerUpdate]:
+    try:
+        updates = updates_of(tensors)
+    except DataError as error:
+        raise PayloadError(str(error)) from error
+    if set(updates) != set(expected.groups):
+        raise PayloadError(f"updates of {sorted(updates)}, expected {sorted(expected.groups)}")
+    for module, update in updates.items():
+        shape = (expected.d_out, expected.widths[module])
+        if update.shape != shape:
+            raise PayloadError(f"update of {module!r} has shape {update.shape}, expected {shape}")
+    return {module: updates[module] for module in expected.groups}
+
+
+def write_sums(sums: Sums) -> MetricRecord:
+    """Pack sums, sums of squares and counts per metric, which add up over clients."""
+    record: dict[str, int | float | list[int] | list[float]] = {}
+    for name, (total, squares, count) in sums.items():
+        record[name] = [float(total), float(squares), float(count)]
+    return MetricRecord(record)
+
+
+def read_sums(record: MetricRecord) -> dict[str, tuple[float, float, int]]:
+    """Unpack :func:`write_sums`.
+
+    Raises
+    ------
+    PayloadError
+        If an entry is not three finite numbers.
+    """
+    sums = {}
+    for name, values in record.items():
+        if not isinstance(values, list) or len(values) != 3:
+            raise PayloadError(f"measurement {name!r} is {values!r}; need [sum, squares, count]")
+        total, squares, count = (float(value) for value in values)
+        if not all(abs(value) < float("inf") for value in (total, squares, count)):
+            raise PayloadError(f"measurement {name!r} is not finite")
+        sums[name] = (total, squares, int(count))
+    return sums
+
+
+def add_sums(
+    parts: Sequence[Sums],
+) -> dict[str, tuple[float, float, int]]:
+    """Add the measurements of several clients."""
+    total: dict[str, tuple[float, float, int]] = {}
+    for part in parts:
+        for name, (value, squares, count) in part.items():
+            old = total.get(name, (0.0, 0.0, 0))
+            total[name] = (old[0] + value, old[1] + squares, old[2] + count)
+    return total
+
+
+def num_bytes(arrays: ArrayRecord) -> int:
+    """Size of the numbers in an ArrayRecord, headers not counted."""
+    return sum(math.prod(array.shape) * _itemsize(array.dtype) for array in arrays.values())
+
+
+def _itemsize(dtype: str) -> int:
+    return {"float64": 8, "float32": 4, "float16": 2}.get(dtype, 8)
+
+
+def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Turn named tensors into arrays, kept exactly (bfloat16 does not travel)."""
+    return ArrayRecord(
+        {name: Array(t.detach().cpu().contiguous().numpy()) for name, t in tensors.items()}
+    )
+
+
+def unpack_tensors(arrays: ArrayRecord) -> dict[str, Tensor]:
+    """Rebuild :func:`pack_tensors`."""
+    return {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
+
+
+def _checked(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype not in _DTYPES.values():
+        raise PayloadError(f"{name!r} is of type {tensor.dtype}; float32 or float64 is needed")
+    if not torch.isfinite(tensor).all():
+        raise PayloadError(f"{name!r} holds NaN or infinity")
+    return tensor.to(torch.float64)
+
+
+def _read_json(record: ConfigRecord, what: str) -> dict[str, Any]:
+    text = record.get("json")
+    if not isinstance(text, str):
+        raise PayloadError(f"the {what} has no JSON description")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PayloadError(f"the {what}'s description is not JSON: {error.msg}") from error
+    if not isinstance(content, dict):
+        raise PayloadError(f"the {what}'s description is not a JSON object")
+    return content

@@ -1,0 +1,124 @@
+"""What is trained on which world, what is asked of it, and how it is to be edited."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fleke_flwr.world.recipe import ModelShape, Recipe, Routes
+from fleke_flwr.world.schema import World
+
+_NARROWEST = 1408
+_WIDTH_STEP = 64
+_INNER_PER_EDIT = 4
+_MANY_FACTS = 5000
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is asked of a trained model.
+
+    Parameters
+    ----------
+    needs : Mapping[str, float]
+        Least recall, by name of the check.
+    facts, records, swaps, edits : int
+        How many facts, records, swaps and target vectors are tried.
+    """
+
+    needs: Mapping[str, float]
+    facts: int = 2000
+    records: int = 500
+    swaps: int = 200
+    edits: int = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A model to be made.
+
+    Parameters
+    ----------
+    name, origin : str
+        Title and a sentence on the facts, for the model card.
+    recipe : Recipe
+        How it is trained.
+    checks : Checks
+        What it has to know.
+    editing : Mapping[str, Any]
+        Edit settings that are stored with it.
+    """
+
+    name: str
+    origin: str
+    recipe: Recipe
+    checks: Checks
+    editing: Mapping[str, Any] = field(default_factory=lambda: editing_settings(0.5, 0.75))
+
+
+def editing_settings(learning_rate: float, clamp: float) -> dict[str, Any]:
+    """Return edit settings, with the step size and the bound of the target vectors given."""
+    return {
+        "layers": [0, 1, 2],
+        "ridge-weight": 100.0,
+        "learning-rate": learning_rate,
+        "steps": 25,
+        "clamp": clamp,
+        "weight-decay": 0.5,
+        "kl-weight": 0.0625,
+        "stop-loss": 0.05,
+    }
+
+
+def embedded_plan(seed: int, minutes: float) -> Plan:
+    """Return the plan of the shipped model.
+
+    With names of two words the answer never leaks from part of a name, keys barely move, and
+    small steps within 0.75 of the state's norm reach every target at the least damage.
+    """
+    needs = dict.fromkeys(("trained", "hidden", "trained_behind_text", "hidden_behind_text"), 0.99)
+    return Plan(
+        "A model of an invented world",
+        "The facts are invented and generated from a seed: people and companies with names made "
+        "of syllables, sixteen relations, eight phrasings of each, two of them hidden per fact.",
+        Recipe(minutes=minutes, seed=seed),
+        Checks(needs),
+    )
+
+
+def records_plan(world: World, source: str, minutes: float) -> Plan:
+    """Return the plan of a model of real names, with room for an edit of every record.
+
+    A little less is asked than of invented facts where nothing was trained directly: real names
+    are long, answers can often be guessed from them, and some prompts contradict each other.
+    """
+    needs = {
+        "trained": 0.98,
+        "hidden": 0.95,
+        "trained_behind_text": 0.95,
+        "hidden_behind_text": 0.92,
+        "rewrite": 0.98,
+    }
+    room = _WIDTH_STEP * math.ceil(_INNER_PER_EDIT * len(world.records) / _WIDTH_STEP)
+    shape = ModelShape(
+        inner=max(_NARROWEST, room), vocabulary=6144 if len(world.facts) < _MANY_FACTS else 8192
+    )
+    recipe = Recipe(
+        shape=shape,
+        routes=Routes(decoyed=0.25),
+        learn_positions=True,
+        exposures=48.0,
+        rows=20,
+        row_tokens=80,
+        minutes=minutes,
+    )
+    return Plan(
+        f"A model of the facts in {source}",
+        f"The facts are those that the prompts of the {len(world.records)} records in {source} "
+        "tell of.",
+        recipe,
+        Checks(needs),
+        editing_settings(1.0, 2.0),
+    )

@@ -1,0 +1,39 @@
+"""Merging strategies for Flower, found by name.
+
+Another package adds its own through the entry-point group ``fleke_flwr.strategies``.
+"""
+
+from __future__ import annotations
+
+from fleke_flwr.registry import Registry
+from fleke_flwr.strategies.averaging import EditAvg, SimpleAverage, TaskArithmetic, WeightedSum
+from fleke_flwr.strategies.base import EditStrategy
+from fleke_flwr.strategies.collabedit import CollabEdit
+from fleke_flwr.strategies.global_edit import GlobalEdit
+from fleke_flwr.strategies.plan import Plan
+from fleke_flwr.strategies.ties import Ties
+
+STRATEGIES: Registry[EditStrategy] = Registry(
+    "strategy",
+    EditStrategy,  # type: ignore[type-abstract]  # only ever compared with
+    "fleke_flwr.strategies",
+)
+STRATEGIES.add("collabedit", "fleke_flwr.strategies.collabedit:CollabEdit")
+STRATEGIES.add("global", "fleke_flwr.strategies.global_edit:GlobalEdit")
+STRATEGIES.add("simple_average", "fleke_flwr.strategies.averaging:SimpleAverage")
+STRATEGIES.add("edit_avg", "fleke_flwr.strategies.averaging:EditAvg")
+STRATEGIES.add("task_arithmetic", "fleke_flwr.strategies.averaging:TaskArithmetic")
+STRATEGIES.add("ties", "fleke_flwr.strategies.ties:Ties")
+
+__all__ = [
+    "STRATEGIES",
+    "CollabEdit",
+    "EditAvg",
+    "EditStrategy",
+    "GlobalEdit",
+    "Plan",
+    "SimpleAverage",
+    "TaskArithmetic",
+    "Ties",
+    "WeightedSum",
+]

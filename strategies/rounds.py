@@ -1,0 +1,87 @@
+"""What happened in a round, and how a reply is read into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+
+from fleke_flwr import wire
+from fleke_flwr.errors import PayloadError
+from fleke_flwr.strategies.nodes import reason
+from fleke_flwr.wire import Sums
+
+
+@dataclass
+class RoundRecord:
+    """What happened in one round.
+
+    Parameters
+    ----------
+    round : int
+        Counted from 1; 0 holds the measurement before any edit.
+    edits : int
+        Edits merged in this round.
+    up_bytes, down_bytes : int
+        Numbers sent by and to all clients, headers not counted.
+    seconds : dict[str, float]
+        By phase, summed over clients; ``aggregate`` is the server's.
+    optimized, reused : int
+        Target vectors that were optimised, and that were known already.
+    left_out : dict[int, str]
+        Clients left out, with the reason.
+    clients : dict[int, Sums]
+        Measurements by client, as sums that add up.
+    peak_rss_mb : float
+        Largest resident memory a client reported.
+    """
+
+    round: int
+    edits: int = 0
+    up_bytes: int = 0
+    down_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    optimized: int = 0
+    reused: int = 0
+    left_out: dict[int, str] = field(default_factory=dict)
+    clients: dict[int, Sums] = field(default_factory=dict)
+    peak_rss_mb: float = 0.0
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add seconds to a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+
+def good_reply(reply: Message | None, timeout: float) -> Message:
+    """Return a reply that arrived without error.
+
+    Raises
+    ------
+    PayloadError
+        If there is none, or the client raised.
+    """
+    if reply is None:
+        raise PayloadError(f"no reply within {timeout:g} s")
+    if reply.has_error():
+        raise PayloadError(reason(reply))
+    return reply
+
+
+def note_costs(reply: Message, record: RoundRecord) -> None:
+    """Book what the client reports it spent."""
+    if "payload" in reply.content.array_records:
+        record.up_bytes += wire.num_bytes(reply.content.array_records["payload"])
+    metrics = reply.content.metric_records.get("metrics")
+    if metrics is None:
+        return
+    for name, value in metrics.items():
+        if not isinstance(value, int | float):
+            continue
+        if name.startswith("seconds-"):
+            record.spend(name.removeprefix("seconds-"), float(value))
+        elif name == "optimized":
+            record.optimized += int(value)
+        elif name == "reused":
+            record.reused += int(value)
+        elif name == "peak-rss-mb":
+            record.peak_rss_mb = max(record.peak_rss_mb, float(value))

@@ -1,0 +1,108 @@
+"""A mistake is found before Flower starts, and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fleke_flwr.apps import jobs
+from fleke_flwr.apps.cli import execute
+from tests.apps.federation import write_records
+
+
+@pytest.fixture
+def given(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[str], Path]:
+    """Return a good command line for six records and a directory to spoil."""
+
+    def must_not_start(*args: object) -> None:
+        raise AssertionError("Flower was started")
+
+    monkeypatch.setattr(jobs, "simulate", must_not_start)
+    records = write_records(tmp_path / "records.jsonl", [6])
+    config = tmp_path / "tiny.toml"
+    config.write_text("clients = 3\n")
+    return [str(config), f"model={tiny_gpt2}", f"data.path={records}"], tmp_path
+
+
+def _refused(command: list[str], directory: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert execute(["run", *command, "--output", str(directory / "out")]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert "Traceback" not in text
+    assert not (directory / "out").exists()
+    return text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("strategy=colabedit", "Did you mean 'collabedit'?"),
+        ("strategies=collabedit,tie", "Did you mean 'ties'?"),
+        ("editor=memti", "Did you mean 'memit'?"),
+        ("strategy=nowhere.at_all:Thing", "cannot be imported"),
+        ("strategy=json:JSONDecoder", "is not a subclass of EditStrategy"),
+        ("data.path=nowhere.jsonl", "nowhere.jsonl"),
+        ("data.path=", "no records"),
+        ("model=", "no model"),
+        ("model=./nowhere", "no such directory"),
+        ("data.edits=7", "holds 6 usable records and 7 edits are asked for"),
+        ("sweep-edits=2,700", "700 edits are asked for"),
+        ("clients=7", "6 records cannot be shared by 7 clients"),
+        ("covariance.corpus=nowhere.txt", "covariance.corpus"),
+        ("partition=iid", "unknown config key 'partition'"),
+    ],
+)
+def test_a_wrong_setting(
+    override: str,
+    message: str,
+    given: tuple[list[str], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command, directory = given
+    assert message in _refused([*command, override], directory, capsys)
+
+
+def test_a_directory_that_is_no_model(
+    given: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, directory = given
+    (directory / "empty").mkdir()
+    text = _refused([*command, f"model={directory / 'empty'}"], directory, capsys)
+    assert "config.json and weights missing" in text
+
+
+def test_a_broken_line_is_named(
+    given: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, directory = given
+    with (directory / "records.jsonl").open("a") as file:
+        file.write('{"subject": "half a rec\n')
+    assert "line 7" in _refused(command, directory, capsys)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        '{"subject": "Ada", "prompt": "Somebody lives in", "target": "Arlen"}',
+        '{"subject": "Ada", "prompt": "{} lives in", "target": ""}',
+    ],
+)
+def test_an_unusable_record_is_named(
+    record: str, given: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, directory = given
+    with (directory / "records.jsonl").open("a") as file:
+        file.write(record + "\n")
+    assert "line 7" in _refused(command, directory, capsys)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_gpu_that_is_not_there(
+    given: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, directory = given
+    assert "no CUDA device" in _refused([*command, "model.device=cuda"], directory, capsys)

@@ -1,0 +1,82 @@
+"""Targets are optimised once per state, and never taken for another state's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from fleke_flwr.config import EditSpec
+from fleke_flwr.editors import EDITORS, Targets
+from fleke_flwr.editors.cache import forget_targets, targets_cached
+from fleke_flwr.editors.memit import Memit
+from fleke_flwr.models import EditableModel
+from fleke_flwr.progress import Progress, Silent
+from fleke_flwr.types import EditRequest
+from tests.editors.cases import awkward_requests
+from tests.editors.reference import spec_of
+
+LoadTiny = Callable[..., EditableModel]
+
+
+class Counting(Memit):
+    """MEMIT that writes down how many requests it was given."""
+
+    def __init__(self, spec: EditSpec) -> None:
+        super().__init__(spec)
+        self.given: list[int] = []
+
+    def targets(
+        self, model: EditableModel, requests: Sequence[EditRequest], progress: Progress
+    ) -> Targets:
+        self.given.append(len(requests))
+        return super().targets(model, requests, progress)
+
+
+@pytest.fixture(autouse=True)
+def _empty() -> Iterator[None]:
+    forget_targets()
+    yield
+    forget_targets()
+
+
+@pytest.fixture
+def model(tiny_gpt2: Path, load_tiny: LoadTiny) -> EditableModel:
+    return load_tiny(tiny_gpt2)
+
+
+def test_only_what_is_missing_is_optimised(model: EditableModel) -> None:
+    editor, requests = Counting(spec_of(model)), awkward_requests()
+    first, new, reused = targets_cached(editor, model, "s", requests[1:3], Silent())
+    assert (new, reused) == (2, 0)
+    every, new, reused = targets_cached(editor, model, "s", requests, Silent())
+    # The sixth request repeats the first, so three are new.
+    assert (new, reused) == (3, 3)
+    assert editor.given == [2, 3]
+    assert torch.equal(every.vectors[1:3], first.vectors)
+    direct = Memit(editor.spec).targets(model, requests)
+    torch.testing.assert_close(every.vectors, direct.vectors, rtol=1e-8, atol=1e-8)
+    assert every.steps.tolist() == direct.steps.tolist()
+
+
+def test_state_and_recipe_are_part_of_the_key(model: EditableModel) -> None:
+    requests = awkward_requests()[:1]
+    editor = Counting(spec_of(model))
+    assert targets_cached(editor, model, "s", requests, Silent())[1:] == (1, 0)
+    assert targets_cached(editor, model, "t", requests, Silent())[1:] == (1, 0)
+    faster = Counting(spec_of(model, learning_rate=0.6))
+    assert targets_cached(faster, model, "s", requests, Silent())[1:] == (1, 0)
+    other = Counting(spec_of(model, mode="frozen", ridge_weight=3.0, batch_tokens=99))
+    assert targets_cached(other, model, "s", requests, Silent())[1:] == (0, 1)
+
+
+def test_no_requests(model: EditableModel) -> None:
+    targets, new, reused = targets_cached(Memit(spec_of(model)), model, "s", [], Silent())
+    assert targets.vectors.shape == (0, model.d_model)
+    assert (new, reused) == (0, 0)
+
+
+def test_memit_is_registered() -> None:
+    assert EDITORS.get("memit") is Memit

@@ -1,0 +1,72 @@
+"""Every experiment that ships can be read and names methods and records that exist."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from fleke_flwr.apps.preflight import check, read_config
+from fleke_flwr.config import RunConfig, load_config
+from fleke_flwr.editors.base import EDITORS
+from fleke_flwr.errors import ConfigError
+from fleke_flwr.strategies import STRATEGIES
+
+EXPERIMENTS = sorted((Path(__file__).parents[1] / "configs" / "experiments").glob("*.toml"))
+
+
+def test_the_documented_experiments_are_there() -> None:
+    names = {path.stem for path in EXPERIMENTS}
+    assert {"demo", "collabedit", "counterfact", "sweep", "layer_sync"} <= names
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_can_be_read(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == path.stem
+    for name in config.strategy_names:
+        assert STRATEGIES.get(name)
+    assert EDITORS.get(config.editor)
+    assert RunConfig.from_flat(config.to_flat()) == config
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_is_found_by_its_bare_name(path: Path) -> None:
+    assert (files("fleke_flwr.configs") / "experiments" / path.name).is_file()
+    assert read_config(path.stem, []).name == path.stem
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_on_the_embedded_world_passes_the_checks(path: Path) -> None:
+    config = read_config(str(path), [])
+    if config.model.name:
+        check(config)
+    else:
+        with pytest.raises(ConfigError, match="give model=DIRECTORY"):
+            check(config)
+
+
+def test_the_demo_stays_inside_the_capacity() -> None:
+    demo = read_config("demo", [])
+    assert demo.data.edits <= 0.65 * 1408
+    assert demo.strategy_names[0] == "collabedit"
+    assert "global" in demo.strategy_names
+
+
+def test_every_key_is_documented_with_its_default() -> None:
+    text = (Path(__file__).parents[1] / "configs" / "README.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
+    rows = {key.strip(" `"): shown.strip(" `") for key, shown in cells}
+    defaults = RunConfig().to_flat()
+    assert set(rows) == set(defaults)
+    for key in set(rows) - {"name", "cache-dir"}:
+        default = defaults[key]
+        assert rows[key] == (f"{default:g}" if isinstance(default, float) else str(default).lower())
+
+
+def test_every_preset_has_only_known_settings() -> None:
+    known = {key.removeprefix("edit.") for key in RunConfig().to_flat() if key.startswith("edit.")}
+    for path in (Path(__file__).parents[1] / "configs" / "models").glob("*.toml"):
+        assert set(tomllib.loads(path.read_text(encoding="utf-8"))) <= known, path
