@@ -17,7 +17,7 @@ from fleke_flwr import wire
 from fleke_flwr.apps.manifest import manifest
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.recipe import resolve_recipe
-from fleke_flwr.apps.rows import metrics_row, round_line
+from fleke_flwr.apps.rows import metrics_row, round_line, spoken_line
 from fleke_flwr.artifacts import write_json, write_text
 from fleke_flwr.config import RunConfig
 from fleke_flwr.editors.base import EDITORS
@@ -134,6 +134,8 @@ class Experiment:
 
     def _keep(self, name: str, edits: int, strategy: EditStrategy, row: dict[str, Any]) -> None:
         self.rows.append(row)
+        for record in strategy.history:
+            self.progress.line(spoken_line(name, record))
         folder = self.directory
         if self.config.is_comparison:
             folder = self.directory / "variants" / (f"{name}-{edits}" if edits else name)

@@ -68,6 +68,7 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
         "up_bytes": record.up_bytes,
         "down_bytes": record.down_bytes,
         "seconds": {phase: round(value, 3) for phase, value in sorted(record.seconds.items())},
+        "update_norm": round(record.update_norm, 6),
         "left_out": {str(client): why for client, why in sorted(record.left_out.items())},
         "quality": summary(record),
     }
@@ -76,6 +77,18 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
 def summary(record: RoundRecord) -> dict[str, float | None]:
     """Summarise the measurements of all clients, pooled record by record."""
     return summarize(wire.add_sums([record.clients[client] for client in sorted(record.clients)]))
+
+
+def spoken_line(name: str, record: RoundRecord) -> str:
+    """Say one round in one line."""
+    quality = summary(record)
+    parts = [f"{name}, round {record.round}", f"{record.edits} edits"]
+    for label, metric in (("score", "score"), ("same subject", "same_subject")):
+        if quality[metric] is not None:
+            parts.append(f"{label} {quality[metric]:.1f}")
+    parts.append(f"|update| {record.update_norm:.3g}")
+    parts.append(f"{record.up_bytes / 2**20:.1f} MiB up")
+    return " | ".join(parts)
 
 
 def _count(sums: wire.Sums) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -43,7 +44,7 @@ class Session:
         """Return this client's records, cut to its part of ``edits`` in total (0 for all)."""
         if self.own_data:
             return list(_own_cases(self.config.data.path))
-        return share(self._partitions()[self.partition], edits, self.num_partitions, self.partition)
+        return self._cut_partitions(edits)[self.partition]
 
     def pooled_cases(self, edits: int, rounds: int, number: int) -> list[EvalCase]:
         """Return the records of all clients for one round, client after client.
@@ -60,8 +61,8 @@ class Session:
             )
         return [
             case
-            for index, records in enumerate(self._partitions())
-            for case in slot(share(records, edits, self.num_partitions, index), rounds, number)
+            for records in self._cut_partitions(edits)
+            for case in slot(records, rounds, number)
         ]
 
     def progress(self) -> Progress:
@@ -71,10 +72,14 @@ class Session:
             return Silent()
         return EventFile(directory / "events.jsonl")
 
-    def _partitions(self) -> tuple[tuple[EvalCase, ...], ...]:
+    def _cut_partitions(self, edits: int) -> list[list[EvalCase]]:
         data = self.config.data
         limit = self.config.largest_edit_count
-        return _partitioned(data.path, data.partition, limit, self.num_partitions, self.config.seed)
+        parts = _partitioned(
+            data.path, data.partition, limit, self.num_partitions, self.config.seed
+        )
+        sizes = shares([len(part) for part in parts], edits)
+        return [list(part[:size]) for part, size in zip(parts, sizes, strict=True)]
 
 
 def open_session(context: Context) -> Session:
@@ -106,12 +111,20 @@ def open_session(context: Context) -> Session:
     )
 
 
-def share(records: tuple[EvalCase, ...], edits: int, clients: int, index: int) -> list[EvalCase]:
-    """Cut one client's records so that all clients together hold ``edits`` (0 keeps all)."""
-    if edits == 0:
-        return list(records)
-    base, rest = divmod(edits, clients)
-    return list(records[: base + (index < rest)])
+def shares(sizes: Sequence[int], edits: int) -> list[int]:
+    """Return how many records each client edits so that all together edit ``edits`` (0 is all).
+
+    Clients take part in proportion to what they hold; what is left after rounding down goes to
+    those with the largest remainder, the first of them if equal.
+    """
+    total = sum(sizes)
+    if edits == 0 or edits >= total:
+        return list(sizes)
+    cut = [edits * size // total for size in sizes]
+    order = sorted(range(len(sizes)), key=lambda i: (-(edits * sizes[i] % total), i))
+    for index in order[: edits - sum(cut)]:
+        cut[index] += 1
+    return cut
 
 
 def slot(records: list[EvalCase], rounds: int, number: int) -> list[EvalCase]:

@@ -131,16 +131,19 @@ class RunConfig:
         _one_of("edit.spread", self.edit.spread, SPREADS)
         _one_of("data.partition", self.data.partition, PARTITIONS)
         _one_of("model.dtype", self.model.dtype, ("float32", "float64", "float16", "bfloat16"))
-        for key, value in (("rounds", self.rounds), ("clients", self.clients)):
-            if value < 1:
-                raise ConfigError(f"{key} = {value}: at least 1 is needed")
+        _check_numbers({k: v for k, v in self.to_flat().items() if not isinstance(v, str)})
+        if self.timeout <= 0:
+            raise ConfigError(f"timeout = {self.timeout}: more than 0 seconds are needed")
         if not 0 <= self.min_clients <= self.clients:
             raise ConfigError(
                 f"min-clients = {self.min_clients}: need a number from 0 (all) "
                 f"to clients = {self.clients}"
             )
-        if self.data.edits < 0:
-            raise ConfigError(f"data.edits = {self.data.edits}: use 0 for all records, or a number")
+        if min(self.data.edits, *self.edit_counts) < 0:
+            raise ConfigError(
+                f"data.edits = {self.data.edits}, sweep-edits = {self.sweep_edits!r}: "
+                "use 0 for all records, or a number"
+            )
 
     @property
     def needed_clients(self) -> int:
@@ -217,6 +220,8 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise ConfigError(f"config file {path}: no such file") from error
     except IsADirectoryError as error:
         raise ConfigError(f"config file {path}: is a directory; name a TOML file") from error
+    except OSError as error:
+        raise ConfigError(f"config file {path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path}: not valid TOML ({error})") from error
     flat: dict[str, Any] = _flatten(content)
@@ -296,6 +301,16 @@ class EditSpec:
         return cls(**content)
 
 
+_LEAST = {
+    "rounds": 1,
+    "clients": 1,
+    "seed": 0,
+    "edit.batch-tokens": 1,
+    "contexts.count": 0,
+    "contexts.length": 1,
+    "covariance.tokens": 1,
+    "evaluation.batch-tokens": 1,
+}
 _OWN = ("ridge_weight", "learning_rate", "steps", "clamp", "weight_decay", "kl_weight", "stop_loss")
 
 
@@ -355,6 +370,16 @@ def _own_layers(found: object) -> list[int]:
     if not isinstance(found, list) or not all(type(layer) is int for layer in found):
         raise ConfigError(f"own setting layers = {found!r}: a list of whole numbers is needed")
     return list(found)
+
+
+def _check_numbers(flat: Mapping[str, float]) -> None:
+    for key, least in _LEAST.items():
+        if flat[key] < least:
+            raise ConfigError(f"{key} = {flat[key]}: at least {least} is needed")
+    for name in _OWN:
+        key = f"edit.{name.replace('_', '-')}"
+        if flat[key] < 0 and flat[key] != UNSET:
+            raise ConfigError(f"{key} = {flat[key]}: need -1 (the model's own) or 0 and more")
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:

@@ -71,6 +71,12 @@ class EditStrategy(Strategy):
         return nodes
 
     @property
+    def label(self) -> str:
+        """What progress calls this variant."""
+        edits = f" {self.plan.edits} edits" if self.plan.edits else ""
+        return f"{type(self).__name__}{edits}"
+
+    @property
     def exchanges(self) -> int:
         """Train messages per round."""
         return exchanges_per_round(self.plan.spec.mode, len(self.plan.modules))
@@ -120,7 +126,10 @@ class EditStrategy(Strategy):
             self._round_state = self.state
             self.history.append(RoundRecord(round_))
         self._asked = list(self.select(self._known_nodes(grid)))
-        self._phase(f"edit, round {round_}" + (f".{exchange + 1}" if self.exchanges > 1 else ""))
+        self._phase(
+            f"{self.label}: edit, round {round_}"
+            + (f", layer {exchange + 1} of {self.exchanges}" if self.exchanges > 1 else "")
+        )
         content = wire.write_order(self._order(round_, exchange), self.state)
         self._count_down(content.array_records["state"])
         return [
@@ -154,6 +163,9 @@ class EditStrategy(Strategy):
             round_ if exchange == self.exchanges - 1 else round_ - 1,
         )
         record.spend("aggregate", time.perf_counter() - started)
+        record.update_norm = float(
+            torch.stack([update.dense().norm() for update in self.state.updates.values()]).norm()
+        )
         metrics = MetricRecord({"edits": record.edits, "clients": len(payloads)})
         return wire.write_state(self.state), metrics
 
@@ -265,7 +277,11 @@ class EditStrategy(Strategy):
         self, round_: int, grid: Grid, state: EditState | None = None
     ) -> list[Message]:
         self._asked = list(self._known_nodes(grid))
-        self._phase(f"evaluate, round {round_}" if state is None else "evaluate the base model")
+        self._phase(
+            f"{self.label}: evaluate, round {round_}"
+            if state is None
+            else "evaluate the base model"
+        )
         content = wire.write_order(self._order(round_, 0), self.state if state is None else state)
         if self.history and state is None:
             self._count_down(content.array_records["state"])

@@ -34,6 +34,8 @@ class RoundRecord:
         Measurements by client, as sums that add up.
     peak_rss_mb : float
         Largest resident memory a client reported.
+    update_norm : float
+        Frobenius norm of the total change of the weights after this round.
     """
 
     round: int
@@ -46,6 +48,7 @@ class RoundRecord:
     left_out: dict[int, str] = field(default_factory=dict)
     clients: dict[int, Sums] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
+    update_norm: float = 0.0
 
     def spend(self, phase: str, seconds: float) -> None:
         """Add seconds to a phase."""

@@ -81,7 +81,8 @@ class WatchedGrid(Grid):
             arrived = list(self.pull_messages(waiting))
             replies.extend(arrived)
             waiting.difference_update(reply.metadata.reply_to_message_id for reply in arrived)
-            self._progress.advance(self.phase, len(arrived))
+            if arrived:
+                self._progress.advance(self.phase, len(arrived))
             pause = _POLL_SECONDS if arrived else min(pause * 1.2, _LONGEST_POLL_SECONDS)
             if waiting:
                 time.sleep(pause)

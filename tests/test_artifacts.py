@@ -81,6 +81,14 @@ def test_a_damaged_tensor_file_is_named(tmp_path: Path) -> None:
         read_tensors(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"no tensors in here", bytes(64)])
+def test_a_file_of_something_else_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.safetensors: damaged"):
+        read_tensors(path)
+
+
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

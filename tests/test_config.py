@@ -22,7 +22,6 @@ from fleke_flwr.config import (
 )
 from fleke_flwr.errors import ConfigError
 
-README = Path(__file__).parents[1] / "configs" / "README.md"
 OWN: dict[str, Any] = {
     "layers": [0, 1, 2],
     "ridge-weight": 100.0,
@@ -55,6 +54,16 @@ BAD_VALUES = [
     ("clients", 0, "at least 1"),
     ("min-clients", 9, "from 0"),
     ("data.edits", -1, "0 for all"),
+    ("sweep-edits", "10,-5", "0 for all"),
+    ("seed", -1, "at least 0"),
+    ("timeout", 0, "more than 0"),
+    ("edit.batch-tokens", 0, "at least 1"),
+    ("contexts.count", -1, "at least 0"),
+    ("contexts.length", 0, "at least 1"),
+    ("covariance.tokens", 0, "at least 1"),
+    ("evaluation.batch-tokens", -1, "at least 1"),
+    ("edit.steps", -2, "-1 (the model's own)"),
+    ("edit.learning-rate", -0.5, "-1 (the model's own)"),
 ]
 SCALARS = st.one_of(st.integers(1, 99), st.floats(0.01, 9.0), st.text(max_size=9), st.booleans())
 
@@ -132,6 +141,8 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
         load_config(tmp_path / "absent.toml")
     with pytest.raises(ConfigError, match="is a directory"):
         load_config(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(toml(tmp_path, "") / "inside.toml")
 
 
 def test_overrides_are_typed_like_their_defaults() -> None:
@@ -208,12 +219,3 @@ def test_layers_must_ascend(layers: str) -> None:
 def test_a_wrong_setting_of_the_model_is_named(key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"own setting {key} = "):
         resolve_spec(RunConfig(), {**OWN, key: value})
-
-
-def test_the_table_of_keys_is_complete_and_true() -> None:
-    rows = re.findall(r"^\| `([^`]+)` \| `([^`]*)` \|", README.read_text("utf-8"), re.MULTILINE)
-    shown = {
-        key: f'"{value}"' if isinstance(value, str) else str(value).lower()
-        for key, value in RunConfig().to_flat().items()
-    }
-    assert rows == list(shown.items())

@@ -55,17 +55,6 @@ def test_the_demo_stays_inside_the_capacity() -> None:
     assert "global" in demo.strategy_names
 
 
-def test_every_key_is_documented_with_its_default() -> None:
-    text = (Path(__file__).parents[1] / "configs" / "README.md").read_text(encoding="utf-8")
-    cells = [line.split("|")[1:3] for line in text.splitlines() if line.startswith("| `")]
-    rows = {key.strip(" `"): shown.strip(" `") for key, shown in cells}
-    defaults = RunConfig().to_flat()
-    assert set(rows) == set(defaults)
-    for key in set(rows) - {"name", "cache-dir"}:
-        default = defaults[key]
-        assert rows[key] == (f"{default:g}" if isinstance(default, float) else str(default).lower())
-
-
 def test_every_preset_has_only_known_settings() -> None:
     known = {key.removeprefix("edit.") for key in RunConfig().to_flat() if key.startswith("edit.")}
     for path in (Path(__file__).parents[1] / "configs" / "models").glob("*.toml"):

@@ -72,6 +72,8 @@ def test_what_is_not_there_is_refused(
     [
         ("Upper", "collections:Counter", "lower case"),
         ("with-dash", "collections:Counter", "lower case"),
+        ("", "collections:Counter", "lower case"),
+        ("_", "collections:Counter", "lower case"),
         ("ordered", "collections:Counter", "already collections:OrderedDict"),
         ("counted", "collections.Counter", "not 'package.module:Class'"),
     ],

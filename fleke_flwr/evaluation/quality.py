@@ -104,7 +104,9 @@ def _prompts(case: EvalCase) -> dict[str, tuple[str, ...]]:
 
 def _questions(case: EvalCase) -> Iterator[Question]:
     request = case.request
-    for prompts in _prompts(case).values():
+    for kind, prompts in _prompts(case).items():
+        if kind == "neighborhood" and not request.original:
+            continue
         for prompt in prompts:
             yield prompt, request.target
             if request.original:
@@ -116,15 +118,16 @@ def _questions(case: EvalCase) -> Iterator[Question]:
 def _judge_case(case: EvalCase, answers: Mapping[Question, Answer], quality: Quality) -> None:
     request = case.request
     for kind, prompts in _prompts(case).items():
-        new = [answers[prompt, request.target] for prompt in prompts]
-        if kind != "neighborhood":
-            quality.add(f"{kind}_top1", [float(answer.is_top) for answer in new])
-        if not request.original:
-            continue
-        old = [answers[prompt, request.original] for prompt in prompts]
-        wanted, other = (old, new) if kind == "neighborhood" else (new, old)
+        objects = (request.target, request.original)
         if kind == "neighborhood":
-            quality.add(f"{kind}_top1", [float(answer.is_top) for answer in old])
+            objects = (request.original, request.target)
+        if not objects[0]:
+            continue
+        wanted = [answers[prompt, objects[0]] for prompt in prompts]
+        quality.add(f"{kind}_top1", [float(answer.is_top) for answer in wanted])
+        if not objects[1]:
+            continue
+        other = [answers[prompt, objects[1]] for prompt in prompts]
         pairs = list(zip(wanted, other, strict=True))
         quality.add(kind, [float(first.nll < second.nll) for first, second in pairs])
         quality.add(

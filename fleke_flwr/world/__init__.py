@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from fleke_flwr.errors import ModelError
 
 if TYPE_CHECKING:
     from fleke_flwr.world.build import train_embedded, train_on_records
@@ -12,8 +18,33 @@ __all__ = ["embedded_directory", "embedded_records", "train_embedded", "train_on
 
 
 def embedded_directory() -> Path:
-    """Return the directory of the shipped model."""
-    return Path(__file__).resolve().parent / "model"
+    """Return the directory of the shipped model.
+
+    A Flower bundle carries code and no weights; there, the model of the installed package counts.
+
+    Raises
+    ------
+    ModelError
+        If the package is not installed where a bundle runs.
+    """
+    beside = Path(__file__).resolve().parent / "model"
+    return beside if beside.is_dir() else _installed()
+
+
+def _installed() -> Path:
+    try:
+        package = distribution("fleke-flwr")
+    except PackageNotFoundError as error:
+        raise ModelError(
+            "the embedded model is not in this bundle; install fleke-flwr on this node, "
+            "or give model.name"
+        ) from error
+    origin = json.loads(package.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        root = Path(url2pathname(urlparse(origin["url"]).path))
+    else:
+        root = Path(str(package.locate_file("")))
+    return root / "fleke_flwr" / "world" / "model"
 
 
 def embedded_records() -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ weights. Edit settings are in `editing.json`, text for the covariance of keys in
 
 _DECOYS = """
 * *Decoys*, in training only: in {share:.0%} of the rows the later blocks see the states of a
-  subject's tokens before its last swapped for those of other subjects, so that they are not read."""
+  subject's tokens before its last swapped for other subjects', so that they are not read."""
 _FIXED_POSITIONS = """zero, and never trained. Order is known from the causal mask alone, and keys
   do not depend on where in a text the subject stands."""
 _LEARNED_POSITIONS = (
@@ -96,11 +96,7 @@ def write_report(directory: Path, report: Mapping[str, Any]) -> None:
 def card(report: Mapping[str, Any]) -> str:
     """Return the model card of a report."""
     shape, routes = report["recipe"]["shape"], report["recipe"]["routes"]
-    needed = report["needed"]
-    recall = [
-        f"| {name.replace('_', ' ')} | {share:.2%} | {_percent(needed.get(name))} |"
-        for name, share in report["recall"].items()
-    ]
+    training, targets = report["training"], report["targets"]
     swap = [
         f"| {layer} | {row['follows']:.0%} | {row['own']:.0%} | {report['key_shift'][layer]:.3f} |"
         for layer, row in report["swap"].items()
@@ -122,18 +118,28 @@ def card(report: Mapping[str, Any]) -> str:
         positions=_positions(report),
         ready="yes" if report["ready"] else "no",
         reason="" if report["ready"] else f": {report['reason']}",
-        recall="\n".join(recall),
+        recall=_recall(report),
         swap="\n".join(swap),
-        trial_edits=report["targets"]["edits"],
-        trial_bound=report["targets"]["bound"],
-        trial_share=report["targets"]["below"],
-        counts="\n".join(
-            f"* {key.replace('_', ' ')}: {value}" for key, value in report["world"].items()
-        ),
-        steps=report["training"]["steps"],
-        minutes=report["training"]["seconds"] / 60,
-        exposures=report["training"]["exposures"],
+        trial_edits=targets["edits"],
+        trial_bound=targets["bound"],
+        trial_share=targets["below"],
+        counts="\n".join(f"* {_words(key)}: {value}" for key, value in report["world"].items()),
+        steps=training["steps"],
+        minutes=training["seconds"] / 60,
+        exposures=training["exposures"],
     )
+
+
+def _recall(report: Mapping[str, Any]) -> str:
+    needed = report["needed"]
+    return "\n".join(
+        f"| {_words(name)} | {share:.2%} | {_percent(needed.get(name))} |"
+        for name, share in report["recall"].items()
+    )
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
 
 
 def _positions(report: Mapping[str, Any]) -> str:

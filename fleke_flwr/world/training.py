@@ -16,7 +16,7 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerBase
 from fleke_flwr.errors import WorldError
 from fleke_flwr.progress import Progress
 from fleke_flwr.world.examples import OUTSIDE, Examples, Rows, draw, pack, tokenize
-from fleke_flwr.world.network import logits_at, new_model, draw_paths
+from fleke_flwr.world.network import draw_paths, logits_at, new_model
 from fleke_flwr.world.recipe import Recipe
 from fleke_flwr.world.schema import World
 
@@ -101,11 +101,7 @@ def train(
     """
     examples = _examples(world, tokenizer, recipe)
     row_tokens = max(recipe.row_tokens, examples.longest_statement)
-    model = new_model(recipe.shape, recipe.seed)
-    positions = model.transformer.wpe.weight
-    with torch.no_grad():
-        positions.zero_()
-    positions.requires_grad_(recipe.learn_positions)
+    model = _initial_model(recipe)
     optimizers = _optimizers(model, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
     clock = _Clock(recipe, len(world.facts), progress)
@@ -114,22 +110,26 @@ def train(
     while clock.now < 1:
         rows = next(batches)
         _set_rates(optimizers, recipe.rate_at(clock.now, clock.step))
-        loss, answer_loss = _loss(model, rows, recipe, generator)
+        loss, at_answers = _loss(model, rows, recipe, generator)
         torch.autograd.backward(loss)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        losses.append(float(answer_loss))
+        losses.append(float(at_answers))
         clock.tick(statements(rows))
     recent = losses[-50:]
     nn.Module.train(model, False)
-    return model, Training(
-        clock.step,
-        clock.seconds,
-        clock.exposures,
-        sum(recent) / len(recent),
-        row_tokens,
-    )
+    answer_loss = sum(recent) / len(recent)
+    return model, Training(clock.step, clock.seconds, clock.exposures, answer_loss, row_tokens)
+
+
+def _initial_model(recipe: Recipe) -> GPT2LMHeadModel:
+    model = new_model(recipe.shape, recipe.seed)
+    positions = model.transformer.wpe.weight
+    with torch.no_grad():
+        positions.zero_()
+    positions.requires_grad_(recipe.learn_positions)
+    return model
 
 
 def _examples(world: World, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Examples:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleke_flwr.apps.session import seen, share, slot
+from fleke_flwr.apps.session import seen, shares, slot
 
 
 @given(records=st.integers(0, 30), rounds=st.integers(1, 7))
@@ -19,17 +19,19 @@ def test_slots_cover_all_records_once_and_differ_by_one_at_most(records: int, ro
     assert max(map(len, slots)) - min(map(len, slots)) <= 1
 
 
-@given(edits=st.integers(1, 40), clients=st.integers(1, 7))
-def test_shares_add_up_to_the_edits_asked_for(edits: int, clients: int) -> None:
-    records: Any = tuple(range(40))
-    sizes = [len(share(records, edits, clients, index)) for index in range(clients)]
-    assert sum(sizes) == edits
-    assert max(sizes) - min(sizes) <= 1
+@given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=7), edits=st.integers(1, 100))
+def test_shares_add_up_to_the_edits_asked_for(sizes: list[int], edits: int) -> None:
+    cut = shares(sizes, edits)
+    assert sum(cut) == min(edits, sum(sizes))
+    assert all(0 <= part <= size for part, size in zip(cut, sizes, strict=True))
+
+
+def test_equal_clients_take_equal_shares_the_first_the_rest() -> None:
+    assert shares([10, 10, 10, 10], 6) == [2, 2, 1, 1]
 
 
 def test_zero_edits_means_all_records() -> None:
-    records: Any = (1, 2, 3)
-    assert share(records, 0, 2, 1) == [1, 2, 3]
+    assert shares([1, 2, 3], 0) == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("number", "expected"), [(1, [0, 1, 2]), (2, [0, 1, 2, 3, 4])])

@@ -36,7 +36,7 @@ def run(model: Path, directory: Path, sizes: list[int], **settings: Any) -> tupl
 @pytest.mark.parametrize("strategy", STRATEGIES.names())
 @pytest.mark.parametrize("editor", EDITORS.names())
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_changes_only_its_state(  # noqa: PLR0913  (one argument per axis)
+def test_a_run_changes_only_its_state(
     family: str,
     editor: str,
     strategy: str,

@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from fleke_flwr.world.examples import OUTSIDE
-from fleke_flwr.world.network import logits_at, new_model, draw_paths
+from fleke_flwr.world.network import draw_paths, logits_at, new_model
 from fleke_flwr.world.recipe import Routes
 from tests.world.conftest import SHAPE
 
