@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from fleke_flwr import __version__
-from fleke_flwr.config import EditSpec, RunConfig
+from fleke_flwr.config import RunConfig
 from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.models.loading import EditableModel
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.strategies.nodes import Node
 from fleke_flwr.strategies.plan import Plan
 

@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from fleke_flwr.config import EditSpec, RunConfig
+from fleke_flwr.config import RunConfig
 from fleke_flwr.editors.covariance import corpus_texts, priors, second_moments
 from fleke_flwr.linalg import Prior
 from fleke_flwr.models.loading import EditableModel
 from fleke_flwr.progress import Progress
+from fleke_flwr.spec import EditSpec
 
 _KNOWN: dict[tuple[object, ...], Mapping[str, Prior]] = {}
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from fleke_flwr.config import EditSpec, RunConfig, resolve_spec
+from fleke_flwr.config import TARGET_SETTINGS, RunConfig
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.models.contexts import sample_contexts
 from fleke_flwr.models.loading import EditableModel
+from fleke_flwr.spec import EditSpec, resolve_spec
 from fleke_flwr.suggest import unknown
 
 
@@ -37,15 +39,24 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If there is no such preset or file.
+        If there is no such preset or file, it is not TOML, or a key in it is unknown.
     """
     if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
+        place: Traversable = Path(name)
+        if not place.is_file():
             raise ConfigError(f"edit.preset {name!r}: no such file")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    folder = files("fleke_flwr.configs") / "models"
-    known = {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir()}
-    if name not in known:
-        raise ConfigError(unknown("edit.preset", name, known))
-    return tomllib.loads(known[name].read_text(encoding="utf-8"))
+    else:
+        folder = files("fleke_flwr.configs") / "models"
+        known = {entry.name.removesuffix(".toml"): entry for entry in folder.iterdir()}
+        if name not in known:
+            raise ConfigError(unknown("edit.preset", name, known))
+        place = known[name]
+    try:
+        settings = tomllib.loads(place.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"edit.preset {name!r}: not valid TOML ({error})") from error
+    allowed = {"layers", "contexts", *(key.replace("_", "-") for key in TARGET_SETTINGS)}
+    for key in settings:
+        if key not in allowed:
+            raise ConfigError(f"edit.preset {name!r}: {unknown('setting', key, allowed)}")
+    return settings

@@ -7,8 +7,6 @@ setting (its ``editing.json`` or a preset) counts.
 
 from __future__ import annotations
 
-import json
-import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -18,10 +16,19 @@ from typing import Any, get_type_hints
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.modes import SPREADS, check_mode
 from fleke_flwr.suggest import unknown
+from fleke_flwr.values import Scalar, comma_list, flatten, one_of, parse_value, to_int, typed
 
-Scalar = bool | int | float | str
 PARTITIONS = ("iid", "contiguous", "relation")
 UNSET = -1.0
+TARGET_SETTINGS = (
+    "ridge_weight",
+    "learning_rate",
+    "steps",
+    "clamp",
+    "weight_decay",
+    "kl_weight",
+    "stop_loss",
+)
 
 
 @dataclass(frozen=True)
@@ -126,11 +133,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         check_mode(self.mode)
-        _one_of("encoding", self.encoding, ("factors", "dense"))
-        _one_of("payload-dtype", self.payload_dtype, ("auto", "float32", "float64"))
-        _one_of("edit.spread", self.edit.spread, SPREADS)
-        _one_of("data.partition", self.data.partition, PARTITIONS)
-        _one_of("model.dtype", self.model.dtype, ("float32", "float64", "float16", "bfloat16"))
+        one_of("encoding", self.encoding, ("factors", "dense"))
+        one_of("payload-dtype", self.payload_dtype, ("auto", "float32", "float64"))
+        one_of("edit.spread", self.edit.spread, SPREADS)
+        one_of("data.partition", self.data.partition, PARTITIONS)
+        one_of("model.dtype", self.model.dtype, ("float32", "float64", "float16", "bfloat16"))
         _check_numbers({k: v for k, v in self.to_flat().items() if not isinstance(v, str)})
         if self.timeout <= 0:
             raise ConfigError(f"timeout = {self.timeout}: more than 0 seconds are needed")
@@ -163,7 +170,7 @@ class RunConfig:
     @property
     def edit_counts(self) -> list[int]:
         """The totals of edits of a sweep, or the one of a run."""
-        return [_to_int("sweep-edits", item) for item in comma_list(self.sweep_edits)] or [
+        return [to_int("sweep-edits", item) for item in comma_list(self.sweep_edits)] or [
             self.data.edits
         ]
 
@@ -175,7 +182,7 @@ class RunConfig:
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return dotted keys in kebab case, as Flower's run config holds them."""
-        return _flatten(asdict(self))
+        return flatten(asdict(self))
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> RunConfig:
@@ -186,7 +193,7 @@ class RunConfig:
         ConfigError
             For an unknown key (the nearest known one is named) or a value of the wrong type.
         """
-        defaults = _flatten(_defaults(cls))
+        defaults = flatten(_defaults(cls))
         nested: dict[str, Any] = {}
         for key, value in flat.items():
             if any(known.startswith(f"{key}.") for known in defaults):
@@ -197,13 +204,8 @@ class RunConfig:
                 raise ConfigError(unknown("config key", key, defaults))
             section, _, leaf = key.replace("-", "_").rpartition(".")
             target = nested.setdefault(section, {}) if section else nested
-            target[leaf] = _typed(key, value, defaults[key])
+            target[leaf] = typed(key, value, defaults[key])
         return _build(cls, nested)
-
-
-def comma_list(text: str) -> list[str]:
-    """Split a comma-separated string; empty items are dropped."""
-    return [item.strip() for item in text.split(",") if item.strip()]
 
 
 def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
@@ -224,7 +226,7 @@ def load_config(path: Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise ConfigError(f"config file {path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"config file {path}: not valid TOML ({error})") from error
-    flat: dict[str, Any] = _flatten(content)
+    flat: dict[str, Any] = flatten(content)
     flat.update(parse_overrides(overrides))
     flat.setdefault("name", path.stem)
     try:
@@ -241,7 +243,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     ConfigError
         If a pair has no ``=`` or the key is unknown.
     """
-    defaults = _flatten(_defaults(RunConfig))
+    defaults = flatten(_defaults(RunConfig))
     parsed: dict[str, Any] = {}
     for pair in overrides:
         key, equals, text = pair.partition("=")
@@ -250,55 +252,8 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"override {pair!r}: write key=value, for example rounds=2")
         if key not in defaults:
             raise ConfigError(unknown("config key", key, defaults))
-        parsed[key] = _parse(key, text, defaults[key])
+        parsed[key] = parse_value(key, text, defaults[key])
     return parsed
-
-
-@dataclass(frozen=True)
-class EditSpec:
-    """The resolved recipe of an edit, equal on all clients; travels as JSON.
-
-    Parameters
-    ----------
-    editor, mode, spread : str
-        See ``RunConfig``.
-    layers : tuple[int, ...]
-        Edited layers, ascending; target vectors live at the last.
-    ridge_weight : float
-        ``lambda``: weight of the covariance in the prior.
-    learning_rate, steps, clamp, weight_decay, kl_weight, stop_loss
-        Optimisation of the target vectors; ``clamp`` is in units of the hidden state's norm.
-    contexts : tuple[str, ...]
-        Templates with one ``{}``; the first is the bare ``"{}"``.
-    batch_tokens : int
-        Upper bound of the tokens in one forward pass.
-    """
-
-    editor: str
-    mode: str
-    layers: tuple[int, ...]
-    ridge_weight: float
-    spread: str
-    learning_rate: float
-    steps: int
-    clamp: float
-    weight_decay: float
-    kl_weight: float
-    stop_loss: float
-    contexts: tuple[str, ...] = ("{}",)
-    batch_tokens: int = 16384
-
-    def to_json(self) -> str:
-        """Serialise."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> EditSpec:
-        """Rebuild from :meth:`to_json`."""
-        content = json.loads(text)
-        content["layers"] = tuple(content["layers"])
-        content["contexts"] = tuple(content["contexts"])
-        return cls(**content)
 
 
 _LEAST = {
@@ -311,72 +266,13 @@ _LEAST = {
     "covariance.tokens": 1,
     "evaluation.batch-tokens": 1,
 }
-_OWN = ("ridge_weight", "learning_rate", "steps", "clamp", "weight_decay", "kl_weight", "stop_loss")
-
-
-def resolve_spec(
-    config: RunConfig, own: Mapping[str, Any], contexts: Iterable[str] = ("{}",)
-) -> EditSpec:
-    """Complete the edit settings with the model's own.
-
-    Parameters
-    ----------
-    config : RunConfig
-        What the user asked for; every set value wins.
-    own : Mapping[str, Any]
-        The model's own settings: kebab-case keys of ``[edit]`` with ``layers`` a list.
-    contexts : Iterable[str]
-        Shared prefix templates.
-
-    Raises
-    ------
-    ConfigError
-        If a setting is given neither by the user nor by the model.
-    """
-    chosen: dict[str, Any] = {}
-    missing = []
-    for name in _OWN:
-        asked = getattr(config.edit, name)
-        key = name.replace("_", "-")
-        if asked != UNSET:
-            chosen[name] = asked
-        elif key in own:
-            chosen[name] = _typed(f"own setting {key}", own[key], asked)
-        else:
-            missing.append(f"edit.{key}")
-    layers = [_to_int("edit.layers", item) for item in comma_list(config.edit.layers)]
-    layers = layers or _own_layers(own.get("layers", []))
-    if not layers:
-        missing.append("edit.layers")
-    if missing:
-        raise ConfigError(
-            f"model {config.model.name!r} has no settings of its own for {', '.join(missing)}; "
-            "give them, or name a file of configs/models as edit.preset"
-        )
-    if layers != sorted(set(layers)) or layers[0] < 0:
-        raise ConfigError(f"edit.layers = {layers}: need ascending, distinct layer numbers")
-    return EditSpec(
-        editor=config.editor,
-        mode=config.mode,
-        spread=config.edit.spread,
-        layers=tuple(layers),
-        contexts=tuple(contexts),
-        batch_tokens=config.edit.batch_tokens,
-        **chosen,
-    )
-
-
-def _own_layers(found: object) -> list[int]:
-    if not isinstance(found, list) or not all(type(layer) is int for layer in found):
-        raise ConfigError(f"own setting layers = {found!r}: a list of whole numbers is needed")
-    return list(found)
 
 
 def _check_numbers(flat: Mapping[str, float]) -> None:
     for key, least in _LEAST.items():
         if flat[key] < least:
             raise ConfigError(f"{key} = {flat[key]}: at least {least} is needed")
-    for name in _OWN:
+    for name in TARGET_SETTINGS:
         key = f"edit.{name.replace('_', '-')}"
         if flat[key] < 0 and flat[key] != UNSET:
             raise ConfigError(f"{key} = {flat[key]}: need -1 (the model's own) or 0 and more")
@@ -393,17 +289,6 @@ def _defaults(cls: type[Any]) -> dict[str, Any]:
     return values
 
 
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = prefix + key.replace("_", "-")
-        if isinstance(value, Mapping):
-            flat.update(_flatten(value, name + "."))
-        else:
-            flat[name] = value
-    return flat
-
-
 def _build(cls: type[RunConfig], nested: Mapping[str, Any]) -> RunConfig:
     hints = get_type_hints(cls)
     values = {
@@ -411,49 +296,3 @@ def _build(cls: type[RunConfig], nested: Mapping[str, Any]) -> RunConfig:
         for name, value in nested.items()
     }
     return cls(**values)
-
-
-def _typed(key: str, value: Any, default: Scalar) -> Scalar:
-    wanted = type(default)
-    if _is_number_key(default) and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise ConfigError(f"{key} = {value!r}: a finite number is needed")
-        if isinstance(default, float) or float(value).is_integer():
-            return wanted(value)
-    elif isinstance(value, wanted) and isinstance(value, bool) == isinstance(default, bool):
-        return value
-    hint = ""
-    if isinstance(value, list) and isinstance(default, str):
-        hint = f'; write the items as one text: "{",".join(str(item) for item in value)}"'
-    raise ConfigError(
-        f"{key} = {value!r} is of type {type(value).__name__}; {wanted.__name__} is needed{hint}"
-    )
-
-
-def _is_number_key(default: Scalar) -> bool:
-    return isinstance(default, int | float) and not isinstance(default, bool)
-
-
-def _parse(key: str, text: str, default: Scalar) -> Scalar:
-    if isinstance(default, bool):
-        if text.lower() not in ("true", "false"):
-            raise ConfigError(f"{key} = {text!r}: write true or false")
-        return text.lower() == "true"
-    if isinstance(default, str):
-        return text
-    try:
-        return _typed(key, float(text) if not text.lstrip("-").isdigit() else int(text), default)
-    except ValueError as error:
-        raise ConfigError(f"{key} = {text!r}: a number is needed") from error
-
-
-def _to_int(key: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ConfigError(f"{key}: {text!r} is not a whole number") from error
-
-
-def _one_of(key: str, found: str, known: tuple[str, ...]) -> None:
-    if found not in known:
-        raise ConfigError(unknown(key, found, known))

@@ -22,8 +22,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fleke_flwr.config import EditSpec
 from fleke_flwr.errors import DataError, PayloadError
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.state import EditState, tensors_of, updates_of
 from fleke_flwr.types import EditPayload, LayerStatistics, LayerUpdate, group_modules
 

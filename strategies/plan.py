@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from fleke_flwr.config import EditSpec
 from fleke_flwr.linalg import Prior
 from fleke_flwr.progress import Progress, Silent
+from fleke_flwr.spec import EditSpec
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleke_flwr.config import (
-    EditConfig,
-    EditSpec,
-    ModelConfig,
-    RunConfig,
-    load_config,
-    parse_overrides,
-    resolve_spec,
-)
+from fleke_flwr.config import EditConfig, ModelConfig, RunConfig, load_config, parse_overrides
 from fleke_flwr.errors import ConfigError
+from fleke_flwr.spec import EditSpec, resolve_spec
 
 OWN: dict[str, Any] = {
     "layers": [0, 1, 2],

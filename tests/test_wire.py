@@ -10,8 +10,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fleke_flwr import wire
-from fleke_flwr.config import EditSpec
 from fleke_flwr.errors import PayloadError
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.state import EditState
 from fleke_flwr.types import EditPayload, LayerStatistics, LayerUpdate
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fleke_flwr.config import EditSpec
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Progress, Silent
 from fleke_flwr.registry import Registry
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 
 _SILENT = Silent()

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
-from fleke_flwr.config import EditSpec
 from fleke_flwr.editors.base import Editor, Targets
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Progress
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 
 _Key = tuple[str, str, str, str, str, str]

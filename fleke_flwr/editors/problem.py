@@ -12,7 +12,6 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from fleke_flwr.config import EditSpec
 from fleke_flwr.editors.rows import KL, Row, begin
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import (
@@ -23,6 +22,7 @@ from fleke_flwr.models.forward import (
     run_blocks,
     subsegment,
 )
+from fleke_flwr.spec import EditSpec
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fleke_flwr.config import EditSpec
 from fleke_flwr.editors.base import Targets
 from fleke_flwr.editors.problem import Problem, losses, prepare
 from fleke_flwr.editors.rows import Row, target_rows
 from fleke_flwr.errors import StatisticsError
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Progress
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8

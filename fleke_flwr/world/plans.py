@@ -14,6 +14,8 @@ _NARROWEST = 1408
 _WIDTH_STEP = 64
 _INNER_PER_EDIT = 4
 _MANY_FACTS = 5000
+_CONTEXTS = 8
+_CONTEXT_WORDS = 14
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,16 @@ def editing_settings(learning_rate: float, clamp: float) -> dict[str, Any]:
     }
 
 
+def fixed_contexts(world: World) -> list[str]:
+    """Return the bare slot and untrained sentences in front of it, as contexts of keys.
+
+    A model of a few thousand facts is too small to sample prose, and real keys move with the text
+    in front, so they are averaged over real sentences.
+    """
+    fitting = [text for text in world.prefixes if len(text.split()) <= _CONTEXT_WORDS]
+    return ["{}", *(f"{text} {{}}" for text in fitting[:_CONTEXTS])]
+
+
 def embedded_plan(seed: int, minutes: float) -> Plan:
     """Return the plan of the shipped model.
 
@@ -114,11 +126,12 @@ def records_plan(world: World, source: str, minutes: float) -> Plan:
         row_tokens=80,
         minutes=minutes,
     )
+    editing = editing_settings(1.0, 2.0) | {"contexts": fixed_contexts(world)}
     return Plan(
         f"A model of the facts in {source}",
         f"The facts are those that the prompts of the {len(world.records)} records in {source} "
         "tell of.",
         recipe,
         Checks(needs),
-        editing_settings(1.0, 2.0),
+        editing,
     )

@@ -6,7 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from fleke_flwr.config import EditSpec, ModelConfig, RunConfig, resolve_spec
+from fleke_flwr.config import ModelConfig, RunConfig
+from fleke_flwr.spec import EditSpec, resolve_spec
 from fleke_flwr.types import EditRequest
 from fleke_flwr.world.schema import Record, World
 

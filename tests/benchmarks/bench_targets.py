@@ -15,12 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fleke_flwr.config import EditSpec, ModelConfig
+from fleke_flwr.config import ModelConfig
 from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.editors.memit import Memit
 from fleke_flwr.models import EditableModel, load_model
 from fleke_flwr.models.contexts import sample_contexts
 from fleke_flwr.models.tokens import subject_position, target_ids
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 from tests.editors.reference import one_target, spec_of
 

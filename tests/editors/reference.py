@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fleke_flwr.config import EditSpec
 from fleke_flwr.editors.rows import KL_TEMPLATE
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.tokens import encode, pad_batch, subject_position, target_ids
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fleke_flwr.config import EditSpec
 from fleke_flwr.editors import EDITORS, Targets
 from fleke_flwr.editors.cache import forget_targets, targets_cached
 from fleke_flwr.editors.memit import Memit
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Progress, Silent
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 from tests.editors.cases import awkward_requests
 from tests.editors.reference import spec_of

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fleke_flwr.config import RunConfig, resolve_spec
+from fleke_flwr.config import RunConfig
+from fleke_flwr.spec import resolve_spec
 
 FOLDER = Path(__file__).parents[2] / "configs" / "models"
 PRESETS = sorted(FOLDER.glob("*.toml"))

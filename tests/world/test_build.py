@@ -101,5 +101,9 @@ def test_plans_ask_what_they_say(small_world: World) -> None:
     assert set(plan.checks.needs.values()) == {0.99}
     assert (plan.recipe.seed, plan.recipe.minutes) == (3, 2.0)
     assert records_plan(small_world, "r.jsonl", 1.0).recipe.shape.inner == 1408
+    contexts = records_plan(small_world, "r.jsonl", 1.0).editing["contexts"]
+    assert contexts[0] == "{}"
+    assert len(contexts) == 9
+    assert all(text.endswith(". {}") and text.count("{}") == 1 for text in contexts[1:])
     many = replace(small_world, records=small_world.records * 10)
     assert records_plan(many, "r.jsonl", 1.0).recipe.shape.inner == 1600  # 4 x 390, in steps of 64
