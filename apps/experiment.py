@@ -24,6 +24,7 @@ from fleke_flwr.editors.base import EDITORS
 from fleke_flwr.errors import DataError, RunError
 from fleke_flwr.models.loading import EditableModel, load_model
 from fleke_flwr.progress import EventFile
+from fleke_flwr.spec import EditSpec
 from fleke_flwr.strategies import STRATEGIES, EditStrategy, Plan
 from fleke_flwr.strategies.nodes import Node, discover
 from fleke_flwr.strategies.rounds import RoundRecord
@@ -53,13 +54,15 @@ class Experiment:
 
     def run(self) -> None:
         """Run every variant; what is finished stays on disk whatever happens later."""
-        # A misspelt name must not cost the minutes that the preparation takes.
+        # Whatever can be wrong is tried before a client is asked for anything.
         EDITORS.get(self.config.editor)
         kinds = {name: STRATEGIES.get(name) for name in self.config.strategy_names}
-        nodes = self._meet()
         model = load_model(self.config.model)
+        spec = resolve_recipe(self.config, model)
+        modules = tuple(model.module_name(layer) for layer in spec.layers)
+        nodes = self._meet()
         self._check(nodes, model)
-        plan = self._plan(model)
+        plan = self._plan(model, spec, modules)
         write_json(self.directory / "manifest.json", manifest(self.config, model, plan, nodes))
         for edits in self.config.edit_counts:
             self._run_count(replace(plan, edits=edits), kinds, nodes, model)
@@ -90,10 +93,8 @@ class Experiment:
         sizes = ", ".join(str(node.edits) for node in nodes)
         self.progress.line(f"{len(nodes)} clients with {sizes} records")
 
-    def _plan(self, model: EditableModel) -> Plan:
+    def _plan(self, model: EditableModel, spec: EditSpec, modules: tuple[str, ...]) -> Plan:
         config = self.config
-        spec = resolve_recipe(config, model)
-        modules = tuple(model.module_name(layer) for layer in spec.layers)
         return Plan(
             spec=spec,
             modules=modules,
