@@ -103,6 +103,9 @@ def embedded_plan(seed: int, minutes: float) -> Plan:
 def records_plan(world: World, source: str, minutes: float) -> Plan:
     """Return the plan of a model of real names, with room for an edit of every record.
 
+    Decoys instead of isolation: in one run each on 293 CounterFact records, all edited, decoys
+    raised efficacy from 87 to 94 %, and isolation lowered neighborhood from 90 to 82 %.
+
     A little less is asked than of invented facts where nothing was trained directly: real names
     are long, answers can often be guessed from them, and some prompts contradict each other.
     """
@@ -119,7 +122,7 @@ def records_plan(world: World, source: str, minutes: float) -> Plan:
     )
     recipe = Recipe(
         shape=shape,
-        routes=Routes(decoyed=0.25),
+        routes=Routes(routed=0.9, isolated=0.0, decoyed=0.25),
         learn_positions=True,
         exposures=48.0,
         rows=20,
