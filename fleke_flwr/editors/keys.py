@@ -61,7 +61,7 @@ def read(
         (bare, weights[0], spec.layers[-1]),
         (others, weights[1], max(layers)),
     ):
-        for batch in batches(part, spec.batch_tokens):
+        for batch in batches(part, model.batch_limit(spec.batch_tokens)):
             items = torch.tensor([row.item for row in batch])
             found, above = _read_batch(model, batch, layers, top)
             for layer in layers:

@@ -29,8 +29,6 @@ from fleke_flwr.types import EditRequest
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-8
 _WORTH_COMPACTING = 0.95
-# On a CPU, larger batches only leave its cache.
-_CPU_TOKENS = 8192
 
 
 def optimise_targets(
@@ -82,8 +80,8 @@ def _batches(
         target_rows(model, item, request, spec.contexts) for item, request in enumerate(requests)
     ]
     items.sort(key=lambda rows: (rows[0].tail, len(rows[0].ids)))
-    cpu = model.device.type == "cpu"
-    limit = min(spec.batch_tokens, _CPU_TOKENS) if cpu else spec.batch_tokens
+    # A row holds whole texts here and only their tails in the passes that count.
+    limit = min(spec.batch_tokens, 2 * model.batch_limit(spec.batch_tokens))
     batch: list[list[Row]] = []
     used = 0
     for rows in items:

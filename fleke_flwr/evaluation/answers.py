@@ -87,7 +87,7 @@ def judge(
     totals = torch.zeros(len(distinct), dtype=torch.float64)
     tops = torch.ones(len(distinct), dtype=torch.bool)
     progress.start("evaluate", len(reads))
-    for batch in _batches(list(reads), batch_tokens):
+    for batch in _batches(list(reads), model.batch_limit(batch_tokens)):
         _judge_batch(model, batch, [reads[ids] for ids in batch], (totals, tops))
         progress.advance("evaluate", len(batch))
     return {
