@@ -79,7 +79,7 @@ def test_the_keys_given_to_flwr_run_exist() -> None:
 
 
 def test_the_strategies_of_the_table_are_the_registered_ones() -> None:
-    table = README.split("| strategy |")[1].split("| `mode` |")[0]
+    table = README.split("## Methods")[1].split("| `mode` |")[0]
     assert set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE)) == set(STRATEGIES.names())
 
 
