@@ -92,7 +92,7 @@ def prepare_covariance(config: RunConfig, progress: Progress) -> Sequence[str]:
 
 
 def _cases(config: RunConfig) -> list[EvalCase]:
-    cases = load_cases(config.data.path).cases
+    cases = load_cases(config.data).cases
     wanted = config.data.edits
     if len(cases) < max(1, wanted):
         raise DataError(

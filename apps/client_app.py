@@ -12,7 +12,8 @@ from flwr.clientapp import ClientApp
 
 from fleke_flwr import __version__, wire
 from fleke_flwr.apps.contribution import Contribution
-from fleke_flwr.apps.session import Session, open_session, seen
+from fleke_flwr.apps.session import Session, open_session
+from fleke_flwr.data.slots import seen
 from fleke_flwr.evaluation.quality import evaluate as measure
 
 app = ClientApp()
@@ -21,8 +22,8 @@ app = ClientApp()
 @app.train("edit")
 def edit(message: Message, context: Context) -> Message:
     """Contribute statistics or an update of this client's edits to one exchange."""
-    session = open_session(context)
     order, state = wire.read_order(message.content)
+    session = open_session(context, order.settings)
     contribution = Contribution(session, order, state, context.state)
     payload = contribution.payload()
     content = wire.write_payload(payload, order.encoding, order.dtype)
@@ -33,9 +34,9 @@ def edit(message: Message, context: Context) -> Message:
 @app.evaluate("edit")
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the merged model on this client's records edited so far."""
-    session = open_session(context)
     order, state = wire.read_order(message.content)
-    cases = seen(session.cases(order.edits), order.rounds, order.round)
+    session = open_session(context, order.settings)
+    cases = seen(session.cases(), order.rounds, order.round)
     started = time.perf_counter()
     with state.applied(session.model.model):
         quality = measure(session.model, cases, session.config.evaluation, session.config.seed)
@@ -56,7 +57,7 @@ def describe(message: Message, context: Context) -> Message:
     content = {
         "partition": session.partition,
         "base": session.model.fingerprint,
-        "edits": len(session.cases(session.config.largest_edit_count)),
+        "edits": len(session.cases()),
         "version": __version__,
     }
     meta = ConfigRecord({"json": json.dumps(content)})

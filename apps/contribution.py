@@ -10,7 +10,8 @@ from flwr.app import ConfigRecord, RecordDict
 
 from fleke_flwr import wire
 from fleke_flwr.apps.priors import known_priors
-from fleke_flwr.apps.session import Session, slot
+from fleke_flwr.apps.session import Session
+from fleke_flwr.data.slots import slot
 from fleke_flwr.editors.base import EDITORS, Editor, Targets
 from fleke_flwr.editors.cache import targets_cached
 from fleke_flwr.editors.modes import exchange_statistics, exchange_update, pooled
@@ -66,9 +67,9 @@ class Contribution:
         """Return the requests of this round: this client's, or everybody's when pooling."""
         order = self.order
         if order.pooled:
-            cases = self.session.pooled_cases(order.edits, order.rounds, order.round)
+            cases = self.session.pooled_cases(order.rounds, order.round)
         else:
-            cases = slot(self.session.cases(order.edits), order.rounds, order.round)
+            cases = slot(self.session.cases(), order.rounds, order.round)
         return [case.request for case in cases]
 
     def _priors(self) -> Mapping[str, Prior]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from fleke_flwr import wire
 from fleke_flwr.apps.manifest import manifest
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.recipe import resolve_recipe
-from fleke_flwr.apps.rows import metrics_row, round_line, spoken_line
+from fleke_flwr.apps.rows import metrics_row, round_line, spoken_line, variant_name
 from fleke_flwr.artifacts import write_json, write_text
 from fleke_flwr.config import RunConfig
 from fleke_flwr.editors.base import EDITORS
@@ -29,6 +28,7 @@ from fleke_flwr.strategies import STRATEGIES, EditStrategy, Plan
 from fleke_flwr.strategies.nodes import Node, discover
 from fleke_flwr.strategies.rounds import RoundRecord
 from fleke_flwr.strategies.watched import WatchedGrid
+from fleke_flwr.values import Scalar
 
 
 class Experiment:
@@ -37,7 +37,7 @@ class Experiment:
     Parameters
     ----------
     config : RunConfig
-        What to run; ``strategies`` and ``sweep-edits`` make it several variants.
+        What to run; ``strategies``, ``editors`` and ``sweep`` make it several variants.
     grid : Grid
         The connection to the clients.
     directory : Path
@@ -55,24 +55,39 @@ class Experiment:
     def run(self) -> None:
         """Run every variant; what is finished stays on disk whatever happens later."""
         # Whatever can be wrong is tried before a client is asked for anything.
-        EDITORS.get(self.config.editor)
+        for name in self.config.editor_names:
+            EDITORS.get(name)
         kinds = {name: STRATEGIES.get(name) for name in self.config.strategy_names}
         model = load_model(self.config.model)
-        spec = resolve_recipe(self.config, model)
-        modules = tuple(model.module_name(layer) for layer in spec.layers)
+        variants = self.config.variants
+        specs = {
+            (value, editor): resolve_recipe(replace(config, editor=editor), model)
+            for value, config in variants
+            for editor in config.editor_names
+        }
         nodes = self._meet()
         self._check(nodes, model)
-        plan = self._plan(model, spec, modules)
-        write_json(self.directory / "manifest.json", manifest(self.config, model, plan, nodes))
-        for edits in self.config.edit_counts:
-            self._run_count(replace(plan, edits=edits), kinds, nodes, model)
+        for value, config in variants:
+            base: RoundRecord | None = None
+            for editor in config.editor_names:
+                chosen = replace(config, editor=editor)
+                plan = self._plan(chosen, model, specs[value, editor], value)
+                if not self.rows and base is None:
+                    manifest_ = manifest(self.config, model, plan, nodes)
+                    write_json(self.directory / "manifest.json", manifest_)
+                for name, kind in kinds.items():
+                    options = _options(kind, chosen)
+                    strategy = kind(plan, nodes[: config.clients], **options)
+                    base = base or strategy.measure_base(self.grid, config.timeout)
+                    self._run(strategy, chosen, name, base)
         if self.config.is_comparison:
             write_json(self.directory / "comparison.json", {"schema": 1, "rows": self.rows})
 
     def _meet(self) -> list[Node]:
         watched = WatchedGrid(self.grid, self.progress)
         watched.phase = "meet the clients"
-        return discover(watched, self.config.clients, self.config.timeout)
+        wanted = max(config.clients for _, config in self.config.variants)
+        return discover(watched, wanted, self.config.timeout)[:wanted]
 
     def _check(self, nodes: list[Node], model: EditableModel) -> None:
         for node in nodes:
@@ -84,20 +99,15 @@ class Experiment:
         total = sum(node.edits for node in nodes)
         if total == 0:
             raise DataError("no client has a record to edit; check data.path and data.edits")
-        wanted = self.config.largest_edit_count
-        if total < wanted:
-            raise DataError(
-                f"{wanted} edits are asked for and the clients hold {total}; "
-                "lower data.edits or sweep-edits"
-            )
         sizes = ", ".join(str(node.edits) for node in nodes)
         self.progress.line(f"{len(nodes)} clients with {sizes} records")
 
-    def _plan(self, model: EditableModel, spec: EditSpec, modules: tuple[str, ...]) -> Plan:
-        config = self.config
+    def _plan(
+        self, config: RunConfig, model: EditableModel, spec: EditSpec, value: Scalar | None
+    ) -> Plan:
         return Plan(
             spec=spec,
-            modules=modules,
+            modules=tuple(model.module_name(layer) for layer in spec.layers),
             priors=known_priors(config, model, spec, self.progress),
             base=model.fingerprint,
             d_out=model.d_model,
@@ -107,39 +117,29 @@ class Experiment:
             clients=config.clients,
             needed_clients=config.needed_clients,
             rounds=config.rounds,
+            evaluate_every=config.evaluation.every,
+            settings={} if value is None else {self.config.sweep.key: value},
             progress=self.progress,
         )
 
-    def _run_count(
-        self,
-        plan: Plan,
-        kinds: Mapping[str, type[EditStrategy]],
-        nodes: list[Node],
-        model: EditableModel,
-    ) -> None:
-        base: RoundRecord | None = None
-        for name, kind in kinds.items():
-            strategy = kind(plan, nodes, **_options(kind, self.config))
-            if base is None:
-                base = strategy.measure_base(self.grid, self.config.timeout)
-            started = time.perf_counter()
-            strategy.start(
-                self.grid,
-                wire.write_state(strategy.state),
-                num_rounds=self.config.rounds,
-                timeout=self.config.timeout,
-            )
-            seconds = time.perf_counter() - started
-            row = metrics_row(self.config, strategy, name, base, seconds)
-            self._keep(name, plan.edits, strategy, row)
+    def _run(self, strategy: EditStrategy, config: RunConfig, name: str, base: RoundRecord) -> None:
+        started = time.perf_counter()
+        strategy.start(
+            self.grid,
+            wire.write_state(strategy.state),
+            num_rounds=config.rounds,
+            timeout=config.timeout,
+        )
+        seconds = time.perf_counter() - started
+        self._keep(strategy, metrics_row(config, strategy, name, base, seconds))
 
-    def _keep(self, name: str, edits: int, strategy: EditStrategy, row: dict[str, Any]) -> None:
+    def _keep(self, strategy: EditStrategy, row: dict[str, Any]) -> None:
         self.rows.append(row)
         for record in strategy.history:
-            self.progress.line(spoken_line(name, record))
+            self.progress.line(spoken_line(row, record))
         folder = self.directory
         if self.config.is_comparison:
-            folder = self.directory / "variants" / (f"{name}-{edits}" if edits else name)
+            folder = self.directory / "variants" / variant_name(self.config, row)
         strategy.state.save(folder / "edits.safetensors")
         rounds = "".join(json.dumps(round_line(record)) + "\n" for record in strategy.history)
         write_text(folder / "rounds.jsonl", rounds)
@@ -147,6 +147,7 @@ class Experiment:
 
 
 def _options(kind: type[EditStrategy], config: RunConfig) -> dict[str, Any]:
-    """Return those merge parameters that a strategy takes."""
+    """Return those parameters of ``[merge]`` and ``[fededit]`` that a strategy takes."""
     accepted = inspect.signature(kind).parameters
-    return {name: value for name, value in asdict(config.merge).items() if name in accepted}
+    offered = {**asdict(config.merge), "fededit": config.fededit}
+    return {name: value for name, value in offered.items() if name in accepted}

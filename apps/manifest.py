@@ -46,7 +46,7 @@ def _recipe(spec: EditSpec) -> dict[str, Any]:
 
 
 def _data(config: RunConfig) -> dict[str, Any]:
-    cases = load_cases(config.data.path)
+    cases = load_cases(config.data)
     return {"name": cases.name, "fingerprint": cases.fingerprint, "skipped": dict(cases.skipped)}
 
 

@@ -157,7 +157,8 @@ def _check_names(config: RunConfig) -> None:
 
     for name in config.strategy_names:
         STRATEGIES.get(name)
-    EDITORS.get(config.editor)
+    for name in config.editor_names:
+        EDITORS.get(name)
     if config.covariance.corpus and not Path(config.covariance.corpus).is_file():
         raise ConfigError(f"covariance.corpus = {config.covariance.corpus}: no such file")
 
@@ -167,15 +168,16 @@ def _check_records(config: RunConfig) -> None:
 
     if not config.data.path:
         raise ConfigError("no records: give data.path=FILE, or data.path=embedded")
-    found = len(load_cases(config.data.path).cases)
-    wanted = max(config.edit_counts)
-    if found < wanted:
-        raise DataError(
-            f"{config.data.path} holds {found} usable records and {wanted} edits are asked for; "
-            "lower data.edits or sweep-edits"
-        )
-    shared = wanted or found
-    if shared < config.clients:
-        raise DataError(
-            f"{shared} records cannot be shared by {config.clients} clients; lower clients"
-        )
+    found = len(load_cases(config.data).cases)
+    for _, variant in config.variants:
+        wanted = variant.data.edits
+        if found < wanted:
+            raise DataError(
+                f"{config.data.path} holds {found} usable records and {wanted} edits are asked "
+                "for; lower data.edits"
+            )
+        if (wanted or found) < variant.clients:
+            raise DataError(
+                f"{wanted or found} records cannot be shared by {variant.clients} clients; "
+                "lower clients"
+            )

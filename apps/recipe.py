@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -24,13 +25,19 @@ def resolve_recipe(config: RunConfig, model: EditableModel) -> EditSpec:
     ConfigError
         If a setting is missing, or the preset is unknown.
     """
-    settings = dict(model.settings)
+    settings = _for_editor(model.settings, config.editor)
     if config.edit.preset:
-        settings.update(read_preset(config.edit.preset))
+        settings.update(_for_editor(read_preset(config.edit.preset), config.editor))
     contexts = settings.get("contexts") or sample_contexts(
         model, config.contexts.count, config.contexts.length, config.seed
     )
     return resolve_spec(config, settings, contexts)
+
+
+def _for_editor(settings: Mapping[str, Any], editor: str) -> dict[str, Any]:
+    """Return the general settings with the editor's own table, if there is one, on top."""
+    own = settings.get(editor)
+    return {**settings, **(own if isinstance(own, Mapping) else {})}
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -56,7 +63,13 @@ def read_preset(name: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"edit.preset {name!r}: not valid TOML ({error})") from error
     allowed = {"layers", "contexts", *(key.replace("_", "-") for key in TARGET_SETTINGS)}
-    for key in settings:
+    for key in (key for table in _tables(settings) for key in table):
         if key not in allowed:
             raise ConfigError(f"edit.preset {name!r}: {unknown('setting', key, allowed)}")
     return settings
+
+
+def _tables(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the general settings and every editor's own table."""
+    own = {name: table for name, table in settings.items() if isinstance(table, Mapping)}
+    return [{k: v for k, v in settings.items() if k not in own}, *own.values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Mapping
 from typing import Any
 
 from fleke_flwr import wire
@@ -30,6 +31,7 @@ def metrics_row(
         "encoding": plan.encoding,
         "model": config.model.name,
         "dataset": config.data.path,
+        "settings": dict(plan.settings),
         "clients": len(last.clients),
         "rounds": plan.rounds,
         "edits": edits,
@@ -79,10 +81,20 @@ def summary(record: RoundRecord) -> dict[str, float | None]:
     return summarize(wire.add_sums([record.clients[client] for client in sorted(record.clients)]))
 
 
-def spoken_line(name: str, record: RoundRecord) -> str:
+def variant_name(config: RunConfig, row: Mapping[str, Any]) -> str:
+    """Return the directory name of one variant of a comparison."""
+    parts = [row["strategy"]]
+    if config.editors:
+        parts.append(row["editor"])
+    parts += [str(value) for value in row["settings"].values()]
+    return "-".join(part.replace(":", "_").replace("/", "_") for part in parts)
+
+
+def spoken_line(row: Mapping[str, Any], record: RoundRecord) -> str:
     """Say one round in one line."""
     quality = summary(record)
-    parts = [f"{name}, round {record.round}", f"{record.edits} edits"]
+    variant = "".join(f" {key}={value}" for key, value in row["settings"].items())
+    parts = [f"{row['strategy']}{variant}, round {record.round}", f"{record.edits} edits"]
     for label, metric in (("score", "score"), ("same subject", "same_subject")):
         if quality[metric] is not None:
             parts.append(f"{label} {quality[metric]:.1f}")

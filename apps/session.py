@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context
 
-from fleke_flwr.config import RunConfig
+from fleke_flwr.config import DataConfig, RunConfig
 from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.data.partition import partition_cases
+from fleke_flwr.data.slots import arrange, slot
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.models.loading import EditableModel, load_model
 from fleke_flwr.progress import EventFile, Progress, Silent
 from fleke_flwr.types import EvalCase
+from fleke_flwr.values import Scalar
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class Session:
     num_partitions: int
     own_data: bool
 
-    def cases(self, edits: int) -> list[EvalCase]:
-        """Return this client's records, cut to its part of ``edits`` in total (0 for all)."""
+    def cases(self) -> list[EvalCase]:
+        """Return this client's records, in the order of its rounds."""
         if self.own_data:
-            return list(_own_cases(self.config.data.path))
-        return self._cut_partitions(edits)[self.partition]
+            return self._arranged(_own_cases(self.config.data), self.partition)
+        return self.all_cases()[self.partition]
 
-    def pooled_cases(self, edits: int, rounds: int, number: int) -> list[EvalCase]:
-        """Return the records of all clients for one round, client after client.
+    def all_cases(self) -> list[list[EvalCase]]:
+        """Return the records of every client of a simulation, by partition.
 
         Raises
         ------
@@ -59,11 +61,16 @@ class Session:
                 "strategy 'global' pools the records of all clients and exists in simulation only; "
                 "choose another strategy for a deployment"
             )
-        return [
-            case
-            for records in self._cut_partitions(edits)
-            for case in slot(records, rounds, number)
-        ]
+        parts = _partitioned(self.config.data, self.num_partitions, self.config.seed)
+        return [self._arranged(part, client) for client, part in enumerate(parts)]
+
+    def pooled_cases(self, rounds: int, number: int) -> list[EvalCase]:
+        """Return the records of all clients for one round, client after client, each once."""
+        records = [case for part in self.all_cases() for case in slot(part, rounds, number)]
+        return list({case.request: case for case in records}.values())
+
+    def _arranged(self, cases: Sequence[EvalCase], client: int) -> list[EvalCase]:
+        return arrange(cases, self.config.data.slot_order, self.config.seed, client)
 
     def progress(self) -> Progress:
         """Return where to report progress: the run's event file if this machine has it."""
@@ -72,25 +79,23 @@ class Session:
             return Silent()
         return EventFile(directory / "events.jsonl")
 
-    def _cut_partitions(self, edits: int) -> list[list[EvalCase]]:
-        data = self.config.data
-        limit = self.config.largest_edit_count
-        parts = _partitioned(
-            data.path, data.partition, limit, self.num_partitions, self.config.seed
-        )
-        sizes = shares([len(part) for part in parts], edits)
-        return [list(part[:size]) for part, size in zip(parts, sizes, strict=True)]
 
-
-def open_session(context: Context) -> Session:
+def open_session(context: Context, settings: Mapping[str, Scalar] | None = None) -> Session:
     """Read a node's configuration and load its model, once per process.
+
+    Parameters
+    ----------
+    context : Context
+        The node's.
+    settings : Mapping[str, Scalar], optional
+        What the running variant of a sweep changes.
 
     Raises
     ------
     ConfigError
         If the node has no partition, or a key is wrong.
     """
-    config = RunConfig.from_flat(context.run_config)
+    config = RunConfig.from_flat({**context.run_config, **(settings or {})})
     node = context.node_config
     for key in ("partition-id", "num-partitions"):
         if key not in node:
@@ -106,48 +111,17 @@ def open_session(context: Context) -> Session:
         config=config,
         model=load_model(config.model),
         partition=int(node["partition-id"]),
-        num_partitions=int(node["num-partitions"]),
+        num_partitions=min(int(node["num-partitions"]), config.clients),
         own_data="data-path" in node,
     )
 
 
-def shares(sizes: Sequence[int], edits: int) -> list[int]:
-    """Return how many records each client edits so that all together edit ``edits`` (0 is all).
-
-    Clients take part in proportion to what they hold; what is left after rounding down goes to
-    those with the largest remainder, the first of them if equal.
-    """
-    total = sum(sizes)
-    if edits == 0 or edits >= total:
-        return list(sizes)
-    cut = [edits * size // total for size in sizes]
-    order = sorted(range(len(sizes)), key=lambda i: (-(edits * sizes[i] % total), i))
-    for index in order[: edits - sum(cut)]:
-        cut[index] += 1
-    return cut
-
-
-def slot(records: list[EvalCase], rounds: int, number: int) -> list[EvalCase]:
-    """Return the records of round ``number`` (from 1): a contiguous part, the rest going first."""
-    base, rest = divmod(len(records), rounds)
-    start = (number - 1) * base + min(number - 1, rest)
-    return records[start : start + base + (number <= rest)]
-
-
-def seen(records: list[EvalCase], rounds: int, number: int) -> list[EvalCase]:
-    """Return the records of all rounds up to ``number``."""
-    return [case for done in range(1, number + 1) for case in slot(records, rounds, done)]
-
-
 @lru_cache(maxsize=8)
-def _own_cases(path: str) -> tuple[EvalCase, ...]:
-    return tuple(load_cases(path).cases)
+def _own_cases(data: DataConfig) -> tuple[EvalCase, ...]:
+    return load_cases(data).cases
 
 
 @lru_cache(maxsize=4)
-def _partitioned(
-    path: str, name: str, limit: int, clients: int, seed: int
-) -> tuple[tuple[EvalCase, ...], ...]:
-    cases = load_cases(path).cases
-    chosen = cases[:limit] if limit else cases
-    return tuple(tuple(part) for part in partition_cases(chosen, name, clients, seed))
+def _partitioned(data: DataConfig, clients: int, seed: int) -> tuple[tuple[EvalCase, ...], ...]:
+    parts = partition_cases(load_cases(data).cases, data, clients, seed)
+    return tuple(tuple(part) for part in parts)

@@ -150,13 +150,15 @@ def progress_view(console: Console) -> LiveProgress | PlainProgress:
 def summary_tree(config: RunConfig, directory: str) -> Tree:
     """Show what is about to run."""
     tree = Tree(f"[bold]{config.name}[/bold]")
-    counts = ", ".join(str(count or "all") for count in config.edit_counts)
+    counts = str(config.data.edits or "all")
+    if config.sweep.key:
+        counts += f"; sweep {config.sweep.key} = {config.sweep.values}"
     spread = config.edit.spread if config.mode == "frozen" else ""
     facts = {
         "strategies" if len(config.strategy_names) > 1 else "strategy": ", ".join(
             config.strategy_names
         ),
-        "editor": f"{config.editor}, mode {config.mode} {spread}".rstrip(),
+        "editor": f"{', '.join(config.editor_names)}, mode {config.mode} {spread}".rstrip(),
         "payload": f"{config.encoding}, {config.payload_dtype}",
         "model": f"{config.model.name} ({config.model.dtype} on {config.model.device})",
         "records": f"{counts} of {config.data.path}, {config.data.partition}",

@@ -16,10 +16,37 @@ from typing import Any, get_type_hints
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.modes import SPREADS, check_mode
 from fleke_flwr.suggest import unknown
-from fleke_flwr.values import Scalar, comma_list, flatten, one_of, parse_value, to_int, typed
+from fleke_flwr.values import Scalar, comma_list, flatten, one_of, parse_value, typed
 
-PARTITIONS = ("iid", "contiguous", "relation")
+PARTITIONS = (
+    "iid",
+    "contiguous",
+    "round_robin",
+    "relation",
+    "one_relation",
+    "dirichlet",
+    "cluster",
+    "natural",
+)
+MIX_MODES = ("move", "copy")
+SLOT_ORDERS = ("seeded", "file", "lexicographic")
+ZSRE_TARGETS = ("alt", "answers")
+REEDIT_RULES = ("pooled", "own_keys", "paper")
+EXCHANGES = ("vectors", "tokens")
+SIMILARITIES = ("targets", "centred", "changes", "keys")
 UNSET = -1.0
+# What may differ between the variants of one Flower run: not the model, and not where things lie.
+SWEPT_SECTIONS = (
+    "clients",
+    "rounds",
+    "seed",
+    "mode",
+    "encoding",
+    "data",
+    "edit",
+    "fededit",
+    "merge",
+)
 TARGET_SETTINGS = (
     "ridge_weight",
     "learning_rate",
@@ -43,15 +70,24 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which records are edited, and how they are spread over the clients.
+    """Which records are edited, and how they are spread over clients and rounds.
 
-    ``edits`` limits the total number of records (0 takes all), ``partition`` is ``iid``,
-    ``contiguous`` or ``relation``.
+    ``edits`` limits the total number of records (0 takes all); see ``fleke_flwr.data.partition``
+    for the partitions and ``fleke_flwr.data.slots`` for the order inside a client.
     """
 
     path: str = "embedded"
     partition: str = "iid"
     edits: int = 0
+    relations: str = ""
+    mix: float = 0.0
+    mix_mode: str = "move"
+    concentration: float = 0.5
+    balance: bool = True
+    encoder: str = ""
+    owner: str = "owner"
+    slot_order: str = "seeded"
+    zsre_target: str = "alt"
 
 
 @dataclass(frozen=True)
@@ -96,10 +132,36 @@ class MergeConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """What is measured besides probabilities and top-1 answers."""
+class FedEditConfig:
+    """How clients of ``fededit`` use one another's memory vectors."""
 
-    generation: bool = False
+    rule: str = "pooled"
+    exchange: str = "vectors"
+    similarity: str = "targets"
+    alpha: float = 0.4
+    quantile: float = UNSET
+    noise: float = 0.0
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """One setting that takes several values in turn; both empty for a single run."""
+
+    key: str = ""
+    values: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured, and how often.
+
+    ``every`` counts rounds, 0 measures after the last one only; ``generate_every`` counts records
+    whose open prompts are continued, 0 generates nothing.
+    """
+
+    every: int = 1
+    generate_every: int = 0
+    idf: str = ""
     batch_tokens: int = 16384
 
 
@@ -111,13 +173,13 @@ class RunConfig:
     strategy: str = "collabedit"
     strategies: str = ""
     editor: str = "memit"
+    editors: str = ""
     mode: str = "joint"
     encoding: str = "factors"
     payload_dtype: str = "auto"
     rounds: int = 1
     clients: int = 8
     min_clients: int = 0
-    sweep_edits: str = ""
     seed: int = 0
     timeout: float = 3600.0
     output_dir: str = ""
@@ -128,6 +190,8 @@ class RunConfig:
     contexts: ContextConfig = field(default_factory=ContextConfig)
     covariance: CovarianceConfig = field(default_factory=CovarianceConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+    fededit: FedEditConfig = field(default_factory=FedEditConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
@@ -137,6 +201,12 @@ class RunConfig:
         one_of("payload-dtype", self.payload_dtype, ("auto", "float32", "float64"))
         one_of("edit.spread", self.edit.spread, SPREADS)
         one_of("data.partition", self.data.partition, PARTITIONS)
+        one_of("data.mix-mode", self.data.mix_mode, MIX_MODES)
+        one_of("data.slot-order", self.data.slot_order, SLOT_ORDERS)
+        one_of("data.zsre-target", self.data.zsre_target, ZSRE_TARGETS)
+        one_of("fededit.rule", self.fededit.rule, REEDIT_RULES)
+        one_of("fededit.exchange", self.fededit.exchange, EXCHANGES)
+        one_of("fededit.similarity", self.fededit.similarity, SIMILARITIES)
         one_of("model.dtype", self.model.dtype, ("float32", "float64", "float16", "bfloat16"))
         _check_numbers({k: v for k, v in self.to_flat().items() if not isinstance(v, str)})
         if self.timeout <= 0:
@@ -146,10 +216,20 @@ class RunConfig:
                 f"min-clients = {self.min_clients}: need a number from 0 (all) "
                 f"to clients = {self.clients}"
             )
-        if min(self.data.edits, *self.edit_counts) < 0:
+        self._check_shares()
+        _ = self.variants
+
+    def _check_shares(self) -> None:
+        if not 0 <= self.data.mix < 1:
+            raise ConfigError(f"data.mix = {self.data.mix}: need a share from 0 to below 1")
+        if self.data.concentration <= 0:
             raise ConfigError(
-                f"data.edits = {self.data.edits}, sweep-edits = {self.sweep_edits!r}: "
-                "use 0 for all records, or a number"
+                f"data.concentration = {self.data.concentration}: need a number above 0"
+            )
+        quantile = self.fededit.quantile
+        if quantile != UNSET and not 0 <= quantile <= 1:
+            raise ConfigError(
+                f"fededit.quantile = {quantile}: need a number from 0 to 1, or -1 for alpha"
             )
 
     @property
@@ -163,22 +243,43 @@ class RunConfig:
         return comma_list(self.strategies) or [self.strategy]
 
     @property
+    def editor_names(self) -> list[str]:
+        """The editors of a comparison, or the one of a run."""
+        return comma_list(self.editors) or [self.editor]
+
+    @property
     def is_comparison(self) -> bool:
         """Whether several variants run on the same clients and records."""
-        return bool(self.strategies or self.sweep_edits)
+        return bool(self.strategies or self.editors or self.sweep.key)
 
     @property
-    def edit_counts(self) -> list[int]:
-        """The totals of edits of a sweep, or the one of a run."""
-        return [to_int("sweep-edits", item) for item in comma_list(self.sweep_edits)] or [
-            self.data.edits
-        ]
+    def variants(self) -> list[tuple[Scalar | None, RunConfig]]:
+        """The values of the swept setting with the configuration of each; one ``None`` without.
 
-    @property
-    def largest_edit_count(self) -> int:
-        """The most records any variant of this run edits; 0 when one takes all."""
-        counts = self.edit_counts
-        return 0 if 0 in counts else max(counts)
+        Raises
+        ------
+        ConfigError
+            If only one half of a sweep is given, the setting cannot be swept, or a value is wrong.
+        """
+        key, values = self.sweep.key, comma_list(self.sweep.values)
+        if not key and not values:
+            return [(None, self)]
+        if not key or not values:
+            raise ConfigError("a sweep needs both sweep.key and sweep.values")
+        flat = self.to_flat()
+        if key not in flat:
+            raise ConfigError(f"sweep.key: {unknown('config key', key, flat)}")
+        if key.split(".")[0] not in SWEPT_SECTIONS:
+            raise ConfigError(
+                f"sweep.key = {key!r} cannot change within a run; "
+                f"swept can be {', '.join(SWEPT_SECTIONS)}"
+            )
+        flat.update({"sweep.key": "", "sweep.values": ""})
+        found: list[tuple[Scalar | None, RunConfig]] = []
+        for text in values:
+            value = parse_value(key, text, flat[key])
+            found.append((value, RunConfig.from_flat({**flat, key: value})))
+        return found
 
     def to_flat(self) -> dict[str, Scalar]:
         """Return dotted keys in kebab case, as Flower's run config holds them."""
@@ -260,6 +361,10 @@ _LEAST = {
     "rounds": 1,
     "clients": 1,
     "seed": 0,
+    "data.edits": 0,
+    "fededit.noise": 0,
+    "evaluation.every": 0,
+    "evaluation.generate-every": 0,
     "edit.batch-tokens": 1,
     "contexts.count": 0,
     "contexts.length": 1,

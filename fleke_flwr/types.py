@@ -90,6 +90,10 @@ class EvalCase:
         Other facts of the edited subject, which must stay as they are.
     references : tuple[str, ...]
         Texts about subjects that truly have the new object, for the reference score.
+    locality : tuple[Probe, ...]
+        Prompts about anything else with the answer that must stay (zsRE's ``loc``).
+    owner : str
+        Who holds the record, for the partition ``natural``; empty when unknown.
     """
 
     request: EditRequest
@@ -99,6 +103,8 @@ class EvalCase:
     generations: tuple[str, ...] = ()
     same_subject: tuple[Probe, ...] = ()
     references: tuple[str, ...] = ()
+    locality: tuple[Probe, ...] = ()
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -295,6 +301,65 @@ def group_name(modules: Sequence[str]) -> str:
 def group_modules(name: str) -> tuple[str, ...]:
     """Return the projections of a named group, in order."""
     return tuple(name.split(GROUP_SEPARATOR))
+
+
+@dataclass(frozen=True)
+class MemoryVectors:
+    """What a client knows of edits after optimising them, without their text (FedLEKE's MKVs).
+
+    Parameters
+    ----------
+    targets : Tensor
+        ``z (n, d)``: what the last edited block should put out at the subjects' last tokens.
+    hidden : Tensor
+        ``h (n, d)``: what it puts out on the base model.
+    keys : Mapping[str, Tensor]
+        ``(n, d_in)`` by module: inputs of the edited projections on the base model.
+
+    Raises
+    ------
+    PayloadError
+        If the tensors do not have one row per edit each.
+    """
+
+    targets: Tensor
+    hidden: Tensor
+    keys: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        """Check that all tensors have the same number of rows."""
+        shapes = [self.targets.shape, self.hidden.shape, *(k.shape for k in self.keys.values())]
+        if any(len(shape) != 2 or shape[0] != shapes[0][0] for shape in shapes):
+            raise PayloadError(
+                f"memory vectors do not fit: shapes {[tuple(shape) for shape in shapes]}; "
+                "every tensor needs one row per edit"
+            )
+        if shapes[0] != shapes[1]:
+            raise PayloadError(
+                f"memory vectors do not fit: targets {tuple(shapes[0])}, hidden {tuple(shapes[1])}"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of edits."""
+        return len(self.targets)
+
+    def rows(self, index: Tensor) -> MemoryVectors:
+        """Take some edits, by position or by mask."""
+        keys = {module: matrix[index] for module, matrix in self.keys.items()}
+        return MemoryVectors(self.targets[index], self.hidden[index], keys)
+
+    def __add__(self, other: MemoryVectors) -> MemoryVectors:
+        """Append other edits of the same model."""
+        if set(self.keys) != set(other.keys):
+            raise PayloadError(f"keys of {sorted(self.keys)} and of {sorted(other.keys)}")
+        return MemoryVectors(
+            torch.cat([self.targets, other.targets]),
+            torch.cat([self.hidden, other.hidden]),
+            {
+                module: torch.cat([matrix, other.keys[module]])
+                for module, matrix in self.keys.items()
+            },
+        )
 
 
 @dataclass(frozen=True)

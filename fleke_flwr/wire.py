@@ -26,6 +26,7 @@ from fleke_flwr.errors import DataError, PayloadError
 from fleke_flwr.spec import EditSpec
 from fleke_flwr.state import EditState, tensors_of, updates_of
 from fleke_flwr.types import EditPayload, LayerStatistics, LayerUpdate, group_modules
+from fleke_flwr.values import Scalar
 
 SCHEMA = 1
 STATISTICS = "statistics"
@@ -47,8 +48,8 @@ class TrainOrder:
         Round (from 1) and exchange inside it (from 0).
     rounds : int
         Number of rounds the clients' records are spread over.
-    edits : int
-        Total of records over all clients; 0 for all.
+    settings : Mapping[str, Scalar]
+        Config keys in which this variant differs from the run's configuration.
     reply : str
         ``statistics`` or ``updates``.
     pooled : bool
@@ -63,7 +64,7 @@ class TrainOrder:
     round: int
     exchange: int
     rounds: int
-    edits: int
+    settings: Mapping[str, Scalar]
     reply: str
     pooled: bool
     encoding: str

@@ -73,8 +73,8 @@ class EditStrategy(Strategy):
     @property
     def label(self) -> str:
         """What progress calls this variant."""
-        edits = f" {self.plan.edits} edits" if self.plan.edits else ""
-        return f"{type(self).__name__}{edits}"
+        variant = "".join(f" {key}={value}" for key, value in self.plan.settings.items())
+        return f"{type(self).__name__}{variant}"
 
     @property
     def exchanges(self) -> int:
@@ -174,7 +174,7 @@ class EditStrategy(Strategy):
     ) -> Iterable[Message]:
         """Let every client judge the merged model on its own records, once per round."""
         round_, exchange = self._place(server_round)
-        if exchange != self.exchanges - 1:
+        if exchange != self.exchanges - 1 or not self.plan.measures(round_):
             return []
         return self._evaluate_messages(round_, grid)
 
@@ -182,8 +182,8 @@ class EditStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """Add up the clients' measurements."""
-        _, exchange = self._place(server_round)
-        if exchange != self.exchanges - 1:
+        round_, exchange = self._place(server_round)
+        if exchange != self.exchanges - 1 or not self.plan.measures(round_):
             return None
         return self._collect_measurements(list(replies), self.history[-1])
 
@@ -220,7 +220,7 @@ class EditStrategy(Strategy):
             round=round_,
             exchange=exchange,
             rounds=self.plan.rounds,
-            edits=self.plan.edits,
+            settings=self.plan.settings,
             reply=self.reply,
             pooled=self.pooled,
             encoding=self.plan.encoding,

@@ -10,6 +10,7 @@ import torch
 from fleke_flwr.linalg import Prior
 from fleke_flwr.progress import Progress, Silent
 from fleke_flwr.spec import EditSpec
+from fleke_flwr.values import Scalar
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ class Plan:
         Precision in which the shared state travels and is kept.
     clients, needed_clients : int
         How many nodes take part, and how many good replies every exchange needs.
-    rounds, edits : int
-        Rounds the records are spread over, and their total (0 for all).
+    rounds : int
+        Rounds the records are spread over.
+    evaluate_every : int
+        Rounds between measurements; 0 for one after the last round.
+    settings : Mapping[str, Scalar]
+        Config keys in which this variant differs from the run's configuration.
     progress : Progress
         Is told how far the run has come.
     """
@@ -51,10 +56,16 @@ class Plan:
     clients: int = 2
     needed_clients: int = 2
     rounds: int = 1
-    edits: int = 0
+    evaluate_every: int = 1
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
     progress: Progress = field(default_factory=Silent)
 
     @property
     def widths(self) -> dict[str, int]:
         """Input width by module."""
         return {module: self.priors[module].d_in for module in self.modules}
+
+    def measures(self, round_: int) -> bool:
+        """Tell whether the model is measured after a round; after the last one it always is."""
+        every = self.evaluate_every
+        return round_ == self.rounds or bool(every and round_ % every == 0)

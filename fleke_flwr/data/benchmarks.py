@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fleke_flwr.config import DataConfig
 from fleke_flwr.data.schema import read_record
 from fleke_flwr.errors import DataError, RequestError
 from fleke_flwr.types import EvalCase
@@ -41,7 +42,7 @@ class CaseSet:
     fingerprint: str
 
 
-def load_cases(path: str) -> CaseSet:
+def load_cases(data: DataConfig) -> CaseSet:
     """Load records by the name ``embedded`` or from a file, plain or compressed with gzip.
 
     A file is JSON Lines or a JSON list, in CounterFact's schema or with the fields of
@@ -54,6 +55,7 @@ def load_cases(path: str) -> CaseSet:
     DataError
         If the file is missing, holds no record, or a record is wrong; file and line are named.
     """
+    path = data.path
     if path == EMBEDDED:
         from fleke_flwr.world import embedded_records
 

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from datasets import Dataset
 from flwr_datasets.partitioner import IidPartitioner, Partitioner
 
-from fleke_flwr.config import PARTITIONS
-from fleke_flwr.errors import ConfigError, DataError
-from fleke_flwr.suggest import unknown
+from fleke_flwr.config import DataConfig
+from fleke_flwr.errors import DataError
 from fleke_flwr.types import EvalCase
 
 
@@ -42,7 +41,7 @@ class GivenPartitioner(Partitioner):  # type: ignore[misc]  # untyped in flwr-da
 
 
 def partition_cases(
-    cases: Sequence[EvalCase], name: str, num_partitions: int, seed: int
+    cases: Sequence[EvalCase], data: DataConfig, num_partitions: int, seed: int
 ) -> list[list[EvalCase]]:
     """Spread records over clients.
 
@@ -66,8 +65,7 @@ def partition_cases(
     DataError
         If there are more clients than records.
     """
-    if name not in PARTITIONS:
-        raise ConfigError(unknown("data.partition", name, PARTITIONS))
+    name, cases = data.partition, cases[: data.edits] if data.edits else cases
     if len(cases) < num_partitions:
         raise DataError(
             f"{num_partitions} clients and {len(cases)} records: every client needs one; "

@@ -88,8 +88,9 @@ def evaluate(
     quality = Quality()
     for case in cases:
         _judge_case(case, answers, quality)
-    if config.generation:
-        for metric, values in judge_generations(model, cases, config.batch_tokens, seed).items():
+    if config.generate_every:
+        chosen = cases[:: config.generate_every]
+        for metric, values in judge_generations(model, chosen, config.batch_tokens, seed).items():
             quality.values[metric] = values
     return quality
 
