@@ -13,6 +13,7 @@ from fleke_flwr.apps.recipe import resolve_recipe
 from fleke_flwr.artifacts import write_json
 from fleke_flwr.config import RunConfig
 from fleke_flwr.data.benchmarks import load_cases
+from fleke_flwr.data.partition import partition_cases
 from fleke_flwr.editors.base import EDITORS
 from fleke_flwr.editors.modes import pooled
 from fleke_flwr.errors import DataError
@@ -92,13 +93,15 @@ def prepare_covariance(config: RunConfig, progress: Progress) -> Sequence[str]:
 
 
 def _cases(config: RunConfig) -> list[EvalCase]:
+    """Return the records that the clients of the same configuration hold together."""
     cases = load_cases(config.data).cases
-    wanted = config.data.edits
-    if len(cases) < max(1, wanted):
+    if len(cases) < config.data.edits:
         raise DataError(
-            f"{config.data.path} holds {len(cases)} usable records, {max(1, wanted)} are needed"
+            f"{config.data.path} holds {len(cases)} usable records and {config.data.edits} edits "
+            "are asked for; lower data.edits"
         )
-    return list(cases[:wanted] if wanted else cases)
+    parts = partition_cases(cases, config.data, config.clients, config.seed)
+    return list({case.request: case for part in parts for case in part}.values())
 
 
 def _measured(

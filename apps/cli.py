@@ -71,13 +71,19 @@ def compare(
     strategies: Annotated[
         str, typer.Option(help="Comma-separated names [the config's, or its one and the bound].")
     ] = "",
+    editors: Annotated[str, typer.Option(help="Comma-separated names [the config's].")] = "",
     output: Output = None,
 ) -> None:
     """Run several strategies on the same clients and records, in one Flower run."""
     from fleke_flwr.apps.jobs import run_comparison
 
     chosen = _read(config, overrides)
-    run_comparison(replace(chosen, strategies=strategies or chosen.strategies), output, Console())
+    chosen = replace(
+        chosen,
+        strategies=strategies or chosen.strategies,
+        editors=editors or chosen.editors,
+    )
+    run_comparison(chosen, output, Console())
 
 
 @application.command()
@@ -109,6 +115,21 @@ def covariance(config: ConfigName, overrides: Overrides = None) -> None:
     from fleke_flwr.apps.jobs import run_covariance
 
     run_covariance(_read(config, overrides), Console())
+
+
+@application.command()
+def partition(
+    config: ConfigName,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Directory of partition.csv and its picture [none]."),
+    ] = None,
+) -> None:
+    """Show which client gets which records."""
+    from fleke_flwr.apps.partitions import show
+
+    show(_read(config, overrides), output, Console())
 
 
 @application.command()

@@ -84,10 +84,11 @@ class Contribution:
         order = self.order
         if order.exchange > 0:
             return self._recall()
-        targets, optimized, reused = targets_cached(
+        found = targets_cached(
             editor, self.session.model, order.round_state, requests, self.session.progress()
         )
-        self.costs.update(optimized=optimized, reused=reused)
+        targets = found.targets
+        self.costs.update(optimized=found.optimized, reused=found.reused)
         if exchanges_per_round(order.spec.mode, len(order.spec.layers)) > 1 and not order.pooled:
             self._remember(targets)
         return targets

@@ -24,7 +24,7 @@ from fleke_flwr.errors import DataError, RunError
 from fleke_flwr.models.loading import EditableModel, load_model
 from fleke_flwr.progress import EventFile
 from fleke_flwr.spec import EditSpec
-from fleke_flwr.strategies import STRATEGIES, EditStrategy, Plan
+from fleke_flwr.strategies import STRATEGIES, FederatedStrategy, Plan
 from fleke_flwr.strategies.nodes import Node, discover
 from fleke_flwr.strategies.rounds import RoundRecord
 from fleke_flwr.strategies.watched import WatchedGrid
@@ -99,6 +99,11 @@ class Experiment:
         total = sum(node.edits for node in nodes)
         if total == 0:
             raise DataError("no client has a record to edit; check data.path and data.edits")
+        wanted = max(config.data.edits for _, config in self.config.variants)
+        if total < wanted:
+            raise DataError(
+                f"{wanted} edits are asked for and the clients hold {total}; lower data.edits"
+            )
         sizes = ", ".join(str(node.edits) for node in nodes)
         self.progress.line(f"{len(nodes)} clients with {sizes} records")
 
@@ -122,7 +127,9 @@ class Experiment:
             progress=self.progress,
         )
 
-    def _run(self, strategy: EditStrategy, config: RunConfig, name: str, base: RoundRecord) -> None:
+    def _run(
+        self, strategy: FederatedStrategy, config: RunConfig, name: str, base: RoundRecord
+    ) -> None:
         started = time.perf_counter()
         strategy.start(
             self.grid,
@@ -133,20 +140,22 @@ class Experiment:
         seconds = time.perf_counter() - started
         self._keep(strategy, metrics_row(config, strategy, name, base, seconds))
 
-    def _keep(self, strategy: EditStrategy, row: dict[str, Any]) -> None:
+    def _keep(self, strategy: FederatedStrategy, row: dict[str, Any]) -> None:
         self.rows.append(row)
         for record in strategy.history:
             self.progress.line(spoken_line(row, record))
         folder = self.directory
         if self.config.is_comparison:
             folder = self.directory / "variants" / variant_name(self.config, row)
-        strategy.state.save(folder / "edits.safetensors")
+        # Personal models are their clients' and have been kept by them.
+        if not strategy.personal:
+            strategy.state.save(folder / "edits.safetensors")
         rounds = "".join(json.dumps(round_line(record)) + "\n" for record in strategy.history)
         write_text(folder / "rounds.jsonl", rounds)
         write_json(folder / "metrics.json", row)
 
 
-def _options(kind: type[EditStrategy], config: RunConfig) -> dict[str, Any]:
+def _options(kind: type[FederatedStrategy], config: RunConfig) -> dict[str, Any]:
     """Return those parameters of ``[merge]`` and ``[fededit]`` that a strategy takes."""
     accepted = inspect.signature(kind).parameters
     offered = {**asdict(config.merge), "fededit": config.fededit}

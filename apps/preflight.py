@@ -105,7 +105,14 @@ def _absolute(config: RunConfig) -> RunConfig:
         config,
         cache_dir=_path(config.cache_dir) if config.cache_dir else "",
         model=replace(model, name=_path(model.name) if _is_path(model.name) else model.name),
-        data=replace(data, path=data.path if data.path in ("", EMBEDDED) else _path(data.path)),
+        data=replace(
+            data,
+            path=data.path if data.path in ("", EMBEDDED) else _path(data.path),
+            encoder=_path(data.encoder) if data.encoder else "",
+        ),
+        evaluation=replace(
+            config.evaluation, idf=_path(config.evaluation.idf) if config.evaluation.idf else ""
+        ),
         covariance=replace(
             covariance, corpus=_path(covariance.corpus) if covariance.corpus else ""
         ),
@@ -165,12 +172,14 @@ def _check_names(config: RunConfig) -> None:
 
 def _check_records(config: RunConfig) -> None:
     from fleke_flwr.data.benchmarks import load_cases
+    from fleke_flwr.data.partition import partition_cases
+    from fleke_flwr.evaluation.references import fitted
 
     if not config.data.path:
         raise ConfigError("no records: give data.path=FILE, or data.path=embedded")
-    found = len(load_cases(config.data).cases)
     for _, variant in config.variants:
-        wanted = variant.data.edits
+        cases, wanted = load_cases(variant.data).cases, variant.data.edits
+        found = len(cases)
         if found < wanted:
             raise DataError(
                 f"{config.data.path} holds {found} usable records and {wanted} edits are asked "
@@ -181,3 +190,6 @@ def _check_records(config: RunConfig) -> None:
                 f"{wanted or found} records cannot be shared by {variant.clients} clients; "
                 "lower clients"
             )
+        partition_cases(cases, variant.data, variant.clients, variant.seed)
+    if config.evaluation.generate_every and config.evaluation.idf:
+        fitted(config.evaluation.idf)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleke_flwr import wire
 from fleke_flwr.config import RunConfig
 from fleke_flwr.evaluation.quality import summarize
-from fleke_flwr.strategies.base import EditStrategy
+from fleke_flwr.strategies.federated import FederatedStrategy
 from fleke_flwr.strategies.plan import Plan
 from fleke_flwr.strategies.rounds import RoundRecord
 
-_PHASES = ("targets", "statistics", "aggregate", "evaluate")
+_PHASES = ("targets", "statistics", "reedit", "aggregate", "evaluate")
 
 
 def metrics_row(
-    config: RunConfig, strategy: EditStrategy, name: str, base: RoundRecord, seconds: float
+    config: RunConfig, strategy: FederatedStrategy, name: str, base: RoundRecord, seconds: float
 ) -> dict[str, Any]:
     """Build the row of one finished strategy; percentages, bytes, seconds, MiB."""
     plan, last = strategy.plan, strategy.history[-1]
@@ -37,6 +37,7 @@ def metrics_row(
         "edits": edits,
         "base": summary(base),
         "final": summary(last),
+        **_groups(strategy, last),
         "per_client": [
             {"client": client, "edits": _count(sums), **summarize(sums)}
             for client, sums in sorted(last.clients.items())
@@ -50,6 +51,7 @@ def metrics_row(
             "optimized": sum(record.optimized for record in records),
             "reused": sum(record.reused for record in records),
         },
+        **_exchange(strategy),
         "seconds": {
             "total": round(seconds, 3),
             **{
@@ -62,6 +64,48 @@ def metrics_row(
     }
 
 
+def _groups(strategy: FederatedStrategy, last: RoundRecord) -> dict[str, Any]:
+    """Say what models know of everybody's records; a shared model has been asked them already."""
+    if not strategy.personal:
+        return {"final_all": summary(last), "final_received": None}
+    return {
+        f"final_{group}": _pooled(last.groups[group]) if group in last.groups else None
+        for group in (wire.ALL, wire.RECEIVED)
+    }
+
+
+def _exchange(strategy: FederatedStrategy) -> dict[str, Any]:
+    """Say what re-using vectors has saved, and what it has cost.
+
+    One optimisation is saved for every edit that a client takes over. It is valued at the mean
+    seconds that the optimisations of this run took, whenever they were made.
+    """
+    if not strategy.personal:
+        return {}
+    records = strategy.history
+    counts = {name: _total(records, name) for name in ("received", "selected", "overlap")}
+    edits = sum(record.edits for record in records)
+    each = _total(records, "worth") / edits if edits else 0.0
+    saved = counts["selected"]
+    seconds = sum(record.seconds.get("reedit", 0.0) for record in records)
+    sent = sum(record.up_bytes + record.down_bytes for record in records)
+    return {
+        "exchange": {
+            **{name: int(value) for name, value in counts.items()},
+            "optimizations_saved": int(saved),
+            "seconds_per_optimization": round(each, 5),
+            "seconds_saved": round(saved * each, 3),
+            "seconds_spent": round(seconds, 3),
+            "bytes_per_saved": round(sent / saved) if saved else None,
+            "seconds_per_saved": round(seconds / saved, 6) if saved else None,
+        }
+    }
+
+
+def _total(records: Sequence[RoundRecord], name: str) -> float:
+    return sum(record.counts.get(name, 0) for record in records)
+
+
 def round_line(record: RoundRecord) -> dict[str, Any]:
     """Describe one round as one JSON line."""
     return {
@@ -71,6 +115,7 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
         "down_bytes": record.down_bytes,
         "seconds": {phase: round(value, 3) for phase, value in sorted(record.seconds.items())},
         "update_norm": round(record.update_norm, 6),
+        "counts": {name: round(value, 3) for name, value in sorted(record.counts.items())},
         "left_out": {str(client): why for client, why in sorted(record.left_out.items())},
         "quality": summary(record),
     }
@@ -78,7 +123,11 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
 
 def summary(record: RoundRecord) -> dict[str, float | None]:
     """Summarise the measurements of all clients, pooled record by record."""
-    return summarize(wire.add_sums([record.clients[client] for client in sorted(record.clients)]))
+    return _pooled(record.clients)
+
+
+def _pooled(clients: Mapping[int, wire.Sums]) -> dict[str, float | None]:
+    return summarize(wire.add_sums([clients[client] for client in sorted(clients)]))
 
 
 def variant_name(config: RunConfig, row: Mapping[str, Any]) -> str:
@@ -95,7 +144,8 @@ def spoken_line(row: Mapping[str, Any], record: RoundRecord) -> str:
     quality = summary(record)
     variant = "".join(f" {key}={value}" for key, value in row["settings"].items())
     parts = [f"{row['strategy']}{variant}, round {record.round}", f"{record.edits} edits"]
-    for label, metric in (("score", "score"), ("same subject", "same_subject")):
+    score = "score_tokens" if quality["score"] is None else "score"
+    for label, metric in (("score", score), ("same subject", "same_subject")):
         if quality[metric] is not None:
             parts.append(f"{label} {quality[metric]:.1f}")
     parts.append(f"|update| {record.update_norm:.3g}")
@@ -104,7 +154,7 @@ def spoken_line(row: Mapping[str, Any], record: RoundRecord) -> str:
 
 
 def _count(sums: wire.Sums) -> int:
-    return sums["efficacy"][2] if "efficacy" in sums else 0
+    return sums["efficacy_tokens"][2] if "efficacy_tokens" in sums else 0
 
 
 def _paper_bytes(plan: Plan, clients: int) -> int:

@@ -34,6 +34,8 @@ class Session:
         This client's number and how many there are.
     own_data : bool
         Whether the node brought its own data file (deployment) instead of a share of the run's.
+    own_results : Path or None
+        Directory for the client's own model, from the node's configuration.
     """
 
     config: RunConfig
@@ -41,12 +43,14 @@ class Session:
     partition: int
     num_partitions: int
     own_data: bool
+    own_results: Path | None = None
 
     def cases(self) -> list[EvalCase]:
         """Return this client's records, in the order of its rounds."""
         if self.own_data:
             return self._arranged(_own_cases(self.config.data), self.partition)
-        return self.all_cases()[self.partition]
+        everybody = self.all_cases()
+        return everybody[self.partition] if self.partition < len(everybody) else []
 
     def all_cases(self) -> list[list[EvalCase]]:
         """Return the records of every client of a simulation, by partition.
@@ -72,12 +76,20 @@ class Session:
     def _arranged(self, cases: Sequence[EvalCase], client: int) -> list[EvalCase]:
         return arrange(cases, self.config.data.slot_order, self.config.seed, client)
 
-    def progress(self) -> Progress:
-        """Return where to report progress: the run's event file if this machine has it."""
+    @property
+    def results(self) -> Path | None:
+        """Where this node keeps files: ``results-path`` of its configuration, or the run's."""
+        if self.own_results is not None:
+            return self.own_results
         directory = Path(self.config.output_dir) if self.config.output_dir else None
         if self.own_data or directory is None or not directory.is_dir():
-            return Silent()
-        return EventFile(directory / "events.jsonl")
+            return None
+        return directory
+
+    def progress(self) -> Progress:
+        """Return where to report progress: the run's event file if this machine has it."""
+        directory = None if self.own_data else self.results
+        return Silent() if directory is None else EventFile(directory / "events.jsonl")
 
 
 def open_session(context: Context, settings: Mapping[str, Scalar] | None = None) -> Session:
@@ -113,6 +125,7 @@ def open_session(context: Context, settings: Mapping[str, Scalar] | None = None)
         partition=int(node["partition-id"]),
         num_partitions=min(int(node["num-partitions"]), config.clients),
         own_data="data-path" in node,
+        own_results=Path(str(node["results-path"])) if "results-path" in node else None,
     )
 
 

@@ -189,6 +189,69 @@ def _solve_primal(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
     return LayerUpdate(torch.cholesky_solve(cross.T, factor).T)
 
 
+def solve_group(
+    statistics: LayerStatistics, priors: Sequence[Prior], in_turn: bool
+) -> list[LayerUpdate]:
+    """Solve for all projections of a group: at once, or one after the other.
+
+    In turn, layer ``l`` of ``m`` is asked for an equal part of what the earlier ones leave:
+    ``R_l = (R - sum_{j<l} Delta_j K_j) / (m - l)``, which is known from the stacked statistics,
+    also in their dense form, where it takes the blocks of ``S`` that join two layers.
+
+    Parameters
+    ----------
+    statistics : LayerStatistics
+        Keys of all projections stacked.
+    priors : Sequence[Prior]
+        One for each projection, in layer order.
+    in_turn : bool
+        Whether the layers are solved one after the other.
+
+    Returns
+    -------
+    list[LayerUpdate]
+        One for each projection, in float64.
+    """
+    whole = stack(priors)
+    if not in_turn:
+        return split_update(solve(statistics, whole), whole.sizes)
+    if statistics.d_in != whole.d_in:
+        raise StatisticsError(
+            f"the priors are {whole.d_in} wide and the statistics {statistics.d_in}"
+        )
+    if statistics.is_factored:
+        return _factors_in_turn(statistics, priors)
+    return _sums_in_turn(statistics, priors)
+
+
+def _factors_in_turn(statistics: LayerStatistics, priors: Sequence[Prior]) -> list[LayerUpdate]:
+    keys, left = (factor.to(torch.float64) for factor in statistics.factors())
+    updates = []
+    for index, block in enumerate(_cut(keys.T, [prior.d_in for prior in priors])):
+        asked = left / (len(priors) - index)
+        layer = LayerStatistics(statistics.count, keys=block.T, residuals=asked)
+        update = solve(layer, priors[index])
+        updates.append(update)
+        right = block.T if update.right is None else update.right @ block.T
+        left = left - update.left @ right
+    return updates
+
+
+def _sums_in_turn(statistics: LayerStatistics, priors: Sequence[Prior]) -> list[LayerUpdate]:
+    gram, cross = (matrix.to(torch.float64) for matrix in statistics.sums())
+    sizes = [prior.d_in for prior in priors]
+    rows = [_cut(block.T, sizes) for block in _cut(gram.T, sizes)]
+    updates: list[LayerUpdate] = []
+    for index, asked in enumerate(_cut(cross, sizes)):
+        for earlier, update in enumerate(updates):
+            asked = asked - update.dense() @ rows[earlier][index]
+        layer = LayerStatistics(
+            statistics.count, gram=rows[index][index], cross=asked / (len(priors) - index)
+        )
+        updates.append(solve(layer, priors[index]))
+    return updates
+
+
 def split_update(update: LayerUpdate, sizes: Sequence[int]) -> list[LayerUpdate]:
     """Cut the update of a stacked group into the updates of its projections."""
     columns = update.left if update.right is None else update.right

@@ -1,58 +1,34 @@
-"""What every merging strategy shares: orders, checked replies, rounds, measurements."""
+"""What every merging strategy shares: checked contributions, merged into one shared state."""
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from logging import getLogger
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
 
 from fleke_flwr import wire
-from fleke_flwr.errors import PayloadError, RunError
+from fleke_flwr.errors import PayloadError
 from fleke_flwr.modes import exchange_groups, exchanges_per_round
 from fleke_flwr.state import EditState
-from fleke_flwr.strategies.nodes import Node, discover
-from fleke_flwr.strategies.plan import Plan
+from fleke_flwr.strategies.federated import FederatedStrategy, log
+from fleke_flwr.strategies.nodes import Node
 from fleke_flwr.strategies.rounds import RoundRecord, good_reply, note_costs
-from fleke_flwr.strategies.watched import WatchedGrid
 from fleke_flwr.types import EditPayload, LayerUpdate, group_name
 
-log = getLogger("flwr")
 
-
-class EditStrategy(Strategy):
+class EditStrategy(FederatedStrategy):
     """Base of the merging strategies: subclasses write :meth:`merge` and nothing else.
 
     A round is ``exchanges`` train messages (one, or one per edited layer in ``layer_sync``) and one
-    evaluate message. Replies are checked, ordered by partition and merged; a client whose reply is
-    missing, failed or malformed is named and left out; below ``needed_clients`` the run ends.
-
-    Parameters
-    ----------
-    plan : Plan
-        What is edited and how.
-    nodes : Sequence[Node], optional
-        The clients, if already known; otherwise they are discovered at the first round.
+    evaluate message. Replies are checked, ordered by partition and merged.
     """
 
     reply: ClassVar[str] = wire.STATISTICS
-    pooled: ClassVar[bool] = False
-
-    def __init__(self, plan: Plan, nodes: Sequence[Node] | None = None) -> None:
-        self.plan = plan
-        self.state = EditState(plan.base)
-        self.history: list[RoundRecord] = []
-        self.timeout = 3600.0
-        self._nodes = list(nodes) if nodes is not None else None
-        self._round_state = self.state
-        self._asked: list[Node] = []
-        self._watched: WatchedGrid | None = None
 
     @abstractmethod
     def merge(self, payloads: Sequence[EditPayload], state: EditState) -> Mapping[str, LayerUpdate]:
@@ -71,43 +47,9 @@ class EditStrategy(Strategy):
         return nodes
 
     @property
-    def label(self) -> str:
-        """What progress calls this variant."""
-        variant = "".join(f" {key}={value}" for key, value in self.plan.settings.items())
-        return f"{type(self).__name__}{variant}"
-
-    @property
     def exchanges(self) -> int:
         """Train messages per round."""
         return exchanges_per_round(self.plan.spec.mode, len(self.plan.modules))
-
-    def start(  # noqa: PLR0913  (Flower's own signature)
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float = 3600,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
-    ) -> Result:
-        """Run ``num_rounds`` rounds of editing; see ``flwr.serverapp.strategy.Strategy.start``.
-
-        Departs from Flower's loop in two ways: a round may be several exchanges, and replies are
-        awaited with a short poll.
-        """
-        self.timeout = timeout
-        self.state = EditState(self.plan.base, 0, wire.read_updates(initial_arrays))
-        self._watched = WatchedGrid(grid, self.plan.progress)
-        return super().start(
-            self._watched,
-            initial_arrays,
-            num_rounds * self.exchanges,
-            timeout,
-            train_config,
-            evaluate_config,
-            evaluate_fn,
-        )
 
     def summary(self) -> None:
         """Log what will be done."""
@@ -144,13 +86,7 @@ class EditStrategy(Strategy):
         round_, exchange = self._place(server_round)
         record = self.history[-1]
         payloads = self._accept(list(replies), self._expected(exchange), record)
-        needed = 1 if self.pooled else self.plan.needed_clients
-        if len(payloads) < needed:
-            raise RunError(
-                f"round {round_}: {len(payloads)} good replies of {len(self._asked)}, "
-                f"{needed} are needed. "
-                + "; ".join(f"client {i}: {why}" for i, why in sorted(record.left_out.items()))
-            )
+        self.check_enough(f"round {round_}", len(payloads), record)
         started = time.perf_counter()
         updates = self.merge(payloads, self.state)
         if exchange == self.exchanges - 1:
@@ -168,70 +104,6 @@ class EditStrategy(Strategy):
         )
         metrics = MetricRecord({"edits": record.edits, "clients": len(payloads)})
         return wire.write_state(self.state), metrics
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Let every client judge the merged model on its own records, once per round."""
-        round_, exchange = self._place(server_round)
-        if exchange != self.exchanges - 1 or not self.plan.measures(round_):
-            return []
-        return self._evaluate_messages(round_, grid)
-
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
-        """Add up the clients' measurements."""
-        round_, exchange = self._place(server_round)
-        if exchange != self.exchanges - 1 or not self.plan.measures(round_):
-            return None
-        return self._collect_measurements(list(replies), self.history[-1])
-
-    def measure_base(self, grid: Grid, timeout: float) -> RoundRecord:
-        """Measure the unedited model on all clients' records, as round 0."""
-        watched = WatchedGrid(grid, self.plan.progress)
-        self._watched = watched
-        record = RoundRecord(0)
-        messages = self._evaluate_messages(self.plan.rounds, watched, EditState(self.plan.base))
-        self._collect_measurements(
-            list(watched.send_and_receive(messages, timeout=timeout)), record
-        )
-        return record
-
-    def _place(self, server_round: int) -> tuple[int, int]:
-        round_, exchange = divmod(server_round - 1, self.exchanges)
-        return round_ + 1, exchange
-
-    def _known_nodes(self, grid: Grid) -> list[Node]:
-        if self._nodes is None:
-            self._nodes = discover(grid, self.plan.clients, self.timeout)
-        return self._nodes
-
-    def _phase(self, name: str) -> None:
-        if self._watched is not None:
-            self._watched.phase = name
-
-    def _count_down(self, arrays: ArrayRecord) -> None:
-        self.history[-1].down_bytes += wire.num_bytes(arrays) * len(self._asked)
-
-    def _order(self, round_: int, exchange: int) -> wire.TrainOrder:
-        return wire.TrainOrder(
-            spec=self.plan.spec,
-            round=round_,
-            exchange=exchange,
-            rounds=self.plan.rounds,
-            settings=self.plan.settings,
-            reply=self.reply,
-            pooled=self.pooled,
-            encoding=self.plan.encoding,
-            dtype=self._wire_dtype,
-            round_state=self._round_state.fingerprint,
-        )
-
-    @property
-    def _wire_dtype(self) -> str:
-        exact = self.plan.dtype == "auto" and self.plan.state_dtype == torch.float64
-        return "float64" if exact else self.plan.dtype
 
     def _expected(self, exchange: int) -> wire.Expected:
         groups = exchange_groups(self.plan.spec.mode, self.plan.modules, exchange)
@@ -267,48 +139,3 @@ class EditStrategy(Strategy):
             payloads.append(payload)
             note_costs(reply, record)
         return payloads
-
-    def _leave_out(self, node: Node, why: str, record: RoundRecord) -> None:
-        record.left_out[node.partition] = why
-        log.warning("client %d is left out: %s", node.partition, why)
-        self.plan.progress.line(f"client {node.partition} is left out: {why}")
-
-    def _evaluate_messages(
-        self, round_: int, grid: Grid, state: EditState | None = None
-    ) -> list[Message]:
-        self._asked = list(self._known_nodes(grid))
-        self._phase(
-            f"{self.label}: evaluate, round {round_}"
-            if state is None
-            else "evaluate the base model"
-        )
-        content = wire.write_order(self._order(round_, 0), self.state if state is None else state)
-        if self.history and state is None:
-            self._count_down(content.array_records["state"])
-        return [
-            Message(content, node.node_id, "evaluate.edit", group_id=str(round_))
-            for node in self._asked
-        ]
-
-    def _collect_measurements(
-        self, replies: Sequence[Message], record: RoundRecord
-    ) -> MetricRecord | None:
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
-        for node in self._asked:
-            try:
-                reply = good_reply(by_node.get(node.node_id), self.timeout)
-                sums = wire.read_sums(reply.content.metric_records["measurements"])
-            except (PayloadError, KeyError) as error:
-                self._leave_out(node, f"evaluation: {error}", record)
-                continue
-            record.clients[node.partition] = sums
-            note_costs(reply, record)
-        if len(record.clients) < self.plan.needed_clients:
-            raise RunError(
-                f"evaluation: {len(record.clients)} good replies of {len(self._asked)}, "
-                f"{self.plan.needed_clients} are needed. "
-                + "; ".join(f"client {i}: {why}" for i, why in sorted(record.left_out.items()))
-            )
-        pooled = wire.add_sums(list(record.clients.values()))
-        means = {name: 100 * total / n for name, (total, _, n) in pooled.items() if n}
-        return MetricRecord({name: float(value) for name, value in means.items()})

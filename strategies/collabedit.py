@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 
-from fleke_flwr.linalg import solve, split_update, stack
+from fleke_flwr.linalg import solve_group
 from fleke_flwr.state import EditState
 from fleke_flwr.strategies.base import EditStrategy
 from fleke_flwr.types import EditPayload, LayerUpdate, group_modules
@@ -27,7 +27,7 @@ class CollabEdit(EditStrategy):
         for group in payloads[0].statistics:
             modules = group_modules(group)
             total = reduce(add, (payload.statistics[group] for payload in payloads))
-            prior = stack(self.plan.priors[module] for module in modules)
-            solved = split_update(solve(total, prior), prior.sizes)
+            priors = [self.plan.priors[module] for module in modules]
+            solved = solve_group(total, priors, self.plan.spec.mode == "anticipated")
             updates.update(zip(modules, solved, strict=True))
         return updates

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from fleke_flwr import wire
 from fleke_flwr.state import EditState
-from fleke_flwr.strategies.base import EditStrategy, log
+from fleke_flwr.strategies.base import EditStrategy
+from fleke_flwr.strategies.federated import log
 from fleke_flwr.strategies.nodes import Node
 from fleke_flwr.types import EditPayload, LayerUpdate
 

@@ -31,7 +31,11 @@ class RoundRecord:
     left_out : dict[int, str]
         Clients left out, with the reason.
     clients : dict[int, Sums]
-        Measurements by client, as sums that add up.
+        Measurements by client on its own records, as sums that add up.
+    groups : dict[str, dict[int, Sums]]
+        The same on other groups of records, where clients have models of their own.
+    counts : dict[str, float]
+        What clients counted, summed: edits received, selected, known already, and so on.
     peak_rss_mb : float
         Largest resident memory a client reported.
     update_norm : float
@@ -47,6 +51,8 @@ class RoundRecord:
     reused: int = 0
     left_out: dict[int, str] = field(default_factory=dict)
     clients: dict[int, Sums] = field(default_factory=dict)
+    groups: dict[str, dict[int, Sums]] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
     update_norm: float = 0.0
 
@@ -82,6 +88,9 @@ def note_costs(reply: Message, record: RoundRecord) -> None:
             continue
         if name.startswith("seconds-"):
             record.spend(name.removeprefix("seconds-"), float(value))
+        elif name.startswith("count-"):
+            key = name.removeprefix("count-")
+            record.counts[key] = record.counts.get(key, 0) + value
         elif name == "optimized":
             record.optimized += int(value)
         elif name == "reused":

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleke_flwr.config import EditConfig, ModelConfig, RunConfig, load_config, parse_overrides
+from fleke_flwr.config import (
+    EditConfig,
+    ModelConfig,
+    RunConfig,
+    SweepConfig,
+    load_config,
+    parse_overrides,
+)
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.spec import EditSpec, resolve_spec
 
@@ -32,7 +39,8 @@ BAD_VALUES = [
     ("timeout", True, "of type bool; float is needed"),
     ("timeout", float("nan"), "finite"),
     ("edit.learning-rate", float("inf"), "finite"),
-    ("evaluation.generation", 1, "of type int; bool is needed"),
+    ("data.balance", 1, "of type int; bool is needed"),
+    ("evaluation.generate-every", True, "of type bool; int is needed"),
     ("strategy", 3, "of type int; str is needed"),
     ("edit.layers", [0, 1], '"0,1"'),
     ("rounds", [1], "of type list; int is needed"),
@@ -46,8 +54,20 @@ BAD_VALUES = [
     ("rounds", 0, "at least 1"),
     ("clients", 0, "at least 1"),
     ("min-clients", 9, "from 0"),
-    ("data.edits", -1, "0 for all"),
-    ("sweep-edits", "10,-5", "0 for all"),
+    ("data.edits", -1, "at least 0"),
+    ("data.mix", 1.0, "from 0 to below 1"),
+    ("data.mix-mode", "moved", "Did you mean 'move'"),
+    ("data.concentration", 0.0, "above 0"),
+    ("data.slot-order", "seed", "Did you mean 'seeded'"),
+    ("data.zsre-target", "answer", "Did you mean 'answers'"),
+    ("fededit.rule", "pool", "Did you mean 'pooled'"),
+    ("fededit.exchange", "token", "Did you mean 'tokens'"),
+    ("fededit.similarity", "key", "Did you mean 'keys'"),
+    ("fededit.quantile", 1.5, "from 0 to 1"),
+    ("fededit.noise", -0.1, "at least 0"),
+    ("evaluation.every", -1, "at least 0"),
+    ("sweep.key", "clients", "both sweep.key and sweep.values"),
+    ("sweep.values", "1,2", "both sweep.key and sweep.values"),
     ("seed", -1, "at least 0"),
     ("timeout", 0, "more than 0"),
     ("edit.batch-tokens", 0, "at least 1"),
@@ -139,11 +159,11 @@ def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
 
 
 def test_overrides_are_typed_like_their_defaults() -> None:
-    pairs = ["rounds=2", "timeout=60", "evaluation.generation=TRUE", "strategies=a,b", "name=7"]
+    pairs = ["rounds=2", "timeout=60", "data.balance=FALSE", "strategies=a,b", "name=7"]
     assert parse_overrides(pairs) == {
         "rounds": 2,
         "timeout": 60.0,
-        "evaluation.generation": True,
+        "data.balance": False,
         "strategies": "a,b",
         "name": "7",
     }
@@ -158,7 +178,7 @@ def test_overrides_are_typed_like_their_defaults() -> None:
         ("rounds=--2", "a number is needed"),
         ("rounds=1.5", "int is needed"),
         ("timeout=inf", "finite"),
-        ("evaluation.generation=1", "true or false"),
+        ("data.balance=1", "true or false"),
         ("min_clients=2", "Did you mean 'min-clients'"),
     ],
 )
@@ -167,16 +187,44 @@ def test_a_wrong_override_is_refused(pair: str, message: str) -> None:
         parse_overrides([pair])
 
 
+def swept(key: str, values: str) -> RunConfig:
+    return replace(RunConfig(), sweep=SweepConfig(key, values))
+
+
 def test_what_a_run_holds_follows_from_its_lists() -> None:
-    one = RunConfig(strategy="ties", data=replace(RunConfig().data, edits=40))
-    assert (one.strategy_names, one.edit_counts, one.is_comparison) == (["ties"], [40], False)
-    several = replace(one, strategies="a, b,", sweep_edits="10,20")
-    assert (several.strategy_names, several.edit_counts) == (["a", "b"], [10, 20])
+    one = RunConfig(strategy="ties", editor="pmet")
+    assert (one.strategy_names, one.editor_names) == (["ties"], ["pmet"])
+    assert one.variants == [(None, one)]
+    assert not one.is_comparison
+    several = replace(one, strategies="a, b,", editors="memit,pmet")
+    assert (several.strategy_names, several.editor_names) == (["a", "b"], ["memit", "pmet"])
     assert several.is_comparison
-    assert several.largest_edit_count == 20
-    assert replace(one, sweep_edits="10,0").largest_edit_count == 0
-    with pytest.raises(ConfigError, match="'ten' is not a whole number"):
-        _ = replace(one, sweep_edits="ten").edit_counts
+    assert replace(one, editors="memit").is_comparison
+
+
+def test_a_sweep_is_one_configuration_for_each_value() -> None:
+    config = swept("data.edits", "10, 20")
+    assert config.is_comparison
+    assert [value for value, _ in config.variants] == [10, 20]
+    assert [variant.data.edits for _, variant in config.variants] == [10, 20]
+    assert not any(variant.is_comparison for _, variant in config.variants)
+    alphas = swept("fededit.alpha", "0.4,-1").variants
+    assert [variant.fededit.alpha for _, variant in alphas] == [0.4, -1.0]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("clients", "2,two", "a number is needed"),
+        ("clients", "2,0", "at least 1"),
+        ("client", "2", "Did you mean 'clients'"),
+        ("model.name", "a,b", "cannot change within a run"),
+        ("fededit.rule", "pooled,pool", "Did you mean 'pooled'"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(key: str, values: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        swept(key, values)
 
 
 def test_all_clients_are_needed_unless_fewer_are_allowed() -> None:

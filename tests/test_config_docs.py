@@ -20,7 +20,13 @@ CHOICES = {
     "model.dtype",
     "data.partition",
     "edit.spread",
-    "evaluation.generation",
+    "data.mix-mode",
+    "data.balance",
+    "data.slot-order",
+    "data.zsre-target",
+    "fededit.rule",
+    "fededit.exchange",
+    "fededit.similarity",
 }
 
 

@@ -2,104 +2,133 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 from datasets import Dataset
 from flwr_datasets.partitioner import IidPartitioner, Partitioner
 
-from fleke_flwr.config import DataConfig
+from fleke_flwr.config import PARTITIONS, DataConfig
+from fleke_flwr.data.mixing import Mix
+from fleke_flwr.data.partitioners import (
+    ClusterPartitioner,
+    OneRelationPartitioner,
+    OwnerPartitioner,
+    RelationPartitioner,
+    RoundRobinPartitioner,
+    ShareOfRelationsPartitioner,
+)
 from fleke_flwr.errors import DataError
 from fleke_flwr.types import EvalCase
+from fleke_flwr.values import one_of
 
-
-class GivenPartitioner(Partitioner):  # type: ignore[misc]  # untyped in flwr-datasets
-    """Partition by the client number that a column holds.
-
-    Parameters
-    ----------
-    num_partitions : int
-        Number of clients; some may stay empty.
-    column : str
-        Column of client numbers.
-    """
-
-    def __init__(self, num_partitions: int, column: str) -> None:
-        super().__init__()
-        self._num_partitions = num_partitions
-        self._column = column
-
-    def load_partition(self, partition_id: int) -> Dataset:
-        """Return the rows of one client, in order."""
-        owners = self.dataset[self._column]
-        return self.dataset.select([i for i, owner in enumerate(owners) if owner == partition_id])
-
-    @property
-    def num_partitions(self) -> int:
-        """Number of clients."""
-        return self._num_partitions
+_BY_RELATION = ("relation", "one_relation", "dirichlet")
 
 
 def partition_cases(
     cases: Sequence[EvalCase], data: DataConfig, num_partitions: int, seed: int
 ) -> list[list[EvalCase]]:
-    """Spread records over clients.
+    """Spread records over clients as ``data.partition`` says, each client's in file order.
+
+    ============ ===================================================================================
+    iid          shuffled, then equal parts; the first clients take the remainder
+    contiguous   equal parts in file order; the first clients take the remainder
+    round_robin  dealt out in turn
+    relation     every relation to one client, the largest first to the client that holds least
+    one_relation the largest relations, one each; ``data.mix`` of the records change hands, as in
+                 ``relation``
+    dirichlet    every relation by shares drawn with ``data.concentration``; nobody stays empty
+    cluster      by the meaning of the filled prompts; ``data.encoder``, ``data.balance``
+    natural      an owner each (``data.owner``), in order of first appearance
+    ============ ===================================================================================
+
+    ``data.edits`` limits the total to the first records of the file; ``one_relation`` chooses its
+    relations among all records and trims each in proportion.
 
     Parameters
     ----------
     cases : Sequence[EvalCase]
         All records.
-    name : str
-        ``iid`` (shuffled, then dealt out), ``contiguous`` (equal parts in file order; the first
-        ones take the remainder) or ``relation`` (every relation goes to one client, the largest
-        first to the client that holds least).
+    data : DataConfig
+        Which partition, with its settings.
     num_partitions : int
         Number of clients.
     seed : int
-        Seed of the shuffle.
+        Seed of all that is drawn.
+
+    Returns
+    -------
+    list[list[EvalCase]]
+        By client. Every record goes to one client, except that ``one_relation`` leaves out other
+        relations and the mix mode ``copy`` gives records to several.
 
     Raises
     ------
     ConfigError
-        If the name is unknown.
+        If the partition is unknown, or ``data.encoder`` cannot be loaded.
     DataError
-        If there are more clients than records.
+        If there are more clients than records, or the records do not allow the partition.
     """
-    name, cases = data.partition, cases[: data.edits] if data.edits else cases
-    if len(cases) < num_partitions:
+    one_of("data.partition", data.partition, PARTITIONS)
+    limited = cases[: data.edits] if data.edits else cases
+    if len(limited) < num_partitions:
         raise DataError(
-            f"{num_partitions} clients and {len(cases)} records: every client needs one; "
+            f"{num_partitions} clients and {len(limited)} records: every client needs one; "
             "lower clients or give more records"
         )
-    partitioner, rows = _partitioner(cases, name, num_partitions, seed)
-    partitioner.dataset = rows
+    chosen = cases if data.partition == "one_relation" else limited
+    _check_columns(chosen, data)
+    partitioner = _partitioner(data, num_partitions, seed)
+    rows = _dataset(chosen)
+    partitioner.dataset = rows.shuffle(seed=seed) if data.partition == "iid" else rows
     return [
-        [cases[index] for index in partitioner.load_partition(client)["index"]]
+        [chosen[index] for index in sorted(partitioner.load_partition(client)["index"])]
         for client in range(num_partitions)
     ]
 
 
-def _partitioner(
-    cases: Sequence[EvalCase], name: str, num_partitions: int, seed: int
-) -> tuple[Partitioner, Dataset]:
-    index = list(range(len(cases)))
-    if name == "iid":
-        rows = Dataset.from_dict({"index": index}).shuffle(seed=seed)
-        return IidPartitioner(num_partitions), rows
-    if name == "contiguous":
-        base, rest = divmod(len(cases), num_partitions)
-        sizes = [base + (client < rest) for client in range(num_partitions)]
-        owners = [client for client, size in enumerate(sizes) for _ in range(size)]
-    else:
-        owners = _by_relation([case.request.relation for case in cases], num_partitions)
-    rows = Dataset.from_dict({"index": index, "owner": owners})
-    return GivenPartitioner(num_partitions, "owner"), rows
+def _partitioner(data: DataConfig, num_partitions: int, seed: int) -> Partitioner:
+    mix = Mix(data.mix, data.mix_mode, seed)
+    seed_of_libraries = seed % 2**32  # numpy's generators take no more
+    match data.partition:
+        case "round_robin":
+            return RoundRobinPartitioner(num_partitions)
+        case "relation":
+            return RelationPartitioner(num_partitions, mix)
+        case "one_relation":
+            return OneRelationPartitioner(num_partitions, data.edits, mix)
+        case "dirichlet":
+            return ShareOfRelationsPartitioner(
+                num_partitions, data.concentration, seed_of_libraries
+            )
+        case "cluster":
+            return ClusterPartitioner(num_partitions, data.encoder, data.balance, seed_of_libraries)
+        case "natural":
+            return OwnerPartitioner(num_partitions)
+        case _:
+            return IidPartitioner(num_partitions)
 
 
-def _by_relation(relations: Sequence[str], num_partitions: int) -> list[int]:
-    loads = [0] * num_partitions
-    owner: dict[str, int] = {}
-    for relation, size in sorted(Counter(relations).items(), key=lambda item: (-item[1], item[0])):
-        owner[relation] = loads.index(min(loads))
-        loads[owner[relation]] += size
-    return [owner[relation] for relation in relations]
+def _dataset(cases: Sequence[EvalCase]) -> Dataset:
+    return Dataset.from_dict(
+        {
+            "index": list(range(len(cases))),
+            "relation": [case.request.relation for case in cases],
+            "owner": [case.owner for case in cases],
+            "text": [case.request.text for case in cases],
+        }
+    )
+
+
+def _check_columns(cases: Sequence[EvalCase], data: DataConfig) -> None:
+    if data.partition in _BY_RELATION and not any(case.request.relation for case in cases):
+        raise DataError(
+            f"data.partition = {data.partition!r}: no record has a relation; "
+            "choose another partition, such as cluster"
+        )
+    if data.partition == "natural":
+        for case in cases:
+            if not case.owner:
+                raise DataError(
+                    f"data.partition = 'natural': record {case.request.case_id!r} "
+                    f"({case.request.text!r}) has no field {data.owner!r}, which data.owner names"
+                )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fleke_flwr.config import DataConfig
+from fleke_flwr.data import fields
+from fleke_flwr.data.zsre import is_zsre, read_zsre
 from fleke_flwr.errors import RequestError
-from fleke_flwr.types import EditRequest, EvalCase, Probe
+from fleke_flwr.types import EditRequest, EvalCase
 
 _USER_FIELDS = frozenset(
     (
@@ -22,12 +25,18 @@ _USER_FIELDS = frozenset(
         "generations",
         "same_subject",
         "references",
+        "locality",
     )
 )
 
 
-def read_record(record: Mapping[str, Any], number: int) -> EvalCase:
-    """Read a CounterFact record, or a user's record with the fields of :class:`EditRequest`.
+def protocol_of(record: Mapping[str, Any]) -> str:
+    """Name the measures that a record's schema goes with: ``zsre`` or ``counterfact``."""
+    return "zsre" if is_zsre(record) else "counterfact"
+
+
+def read_record(record: Mapping[str, Any], number: int, data: DataConfig) -> EvalCase | str:
+    """Read a CounterFact or zsRE record, or a user's with the fields of :class:`EditRequest`.
 
     Parameters
     ----------
@@ -35,62 +44,78 @@ def read_record(record: Mapping[str, Any], number: int) -> EvalCase:
         One JSON object.
     number : int
         Its place in the file, which names a record without ``case_id``.
+    data : DataConfig
+        Says which field names the owner, and what zsRE questions are edited to.
+
+    Returns
+    -------
+    EvalCase or str
+        The case, or the reason for which a sound record is to be left out and counted.
 
     Raises
     ------
     RequestError
         If a field is missing, of the wrong type, or makes no edit.
     """
+    if is_zsre(record):
+        return read_zsre(record, number, data)
     if "requested_rewrite" in record:
-        return _read_counterfact(record, number)
-    return _read_user(record, number)
+        return _read_counterfact(record, number, data.owner)
+    return _read_user(record, number, data.owner)
 
 
-def _read_counterfact(record: Mapping[str, Any], number: int) -> EvalCase:
-    rewrite = _mapping(record, "requested_rewrite")
+def _read_counterfact(record: Mapping[str, Any], number: int, owner: str) -> EvalCase:
+    rewrite = fields.mapping(record, "requested_rewrite")
     known = rewrite.get("target_true") is not None
+    subject = fields.text(rewrite, "subject")
     request = EditRequest(
-        case_id=_name(record, "case_id", str(number)),
-        prompt=_template(_text(rewrite, "prompt"), _text(rewrite, "subject")),
-        subject=_text(rewrite, "subject"),
-        target=_text(_mapping(rewrite, "target_new"), "str").strip(),
-        original=_original(_mapping(rewrite, "target_true"), "str") if known else "",
-        relation=_name(rewrite, "relation_id", ""),
+        case_id=fields.identifier(record, "case_id", str(number)),
+        prompt=_template(fields.text(rewrite, "prompt"), subject),
+        subject=subject,
+        target=fields.text(fields.mapping(rewrite, "target_new"), "str").strip(),
+        original=fields.optional_text(fields.mapping(rewrite, "target_true"), "str")
+        if known
+        else "",
+        relation=fields.identifier(rewrite, "relation_id", ""),
     )
     return EvalCase(
         request=request,
-        paraphrases=_texts(record, "paraphrase_prompts"),
-        neighbors=_texts(record, "neighborhood_prompts"),
-        attributes=_texts(record, "attribute_prompts"),
-        generations=_texts(record, "generation_prompts"),
-        same_subject=_probes(record),
-        references=_texts(record, "references"),
+        paraphrases=fields.texts(record, "paraphrase_prompts"),
+        neighbors=fields.texts(record, "neighborhood_prompts"),
+        attributes=fields.texts(record, "attribute_prompts"),
+        generations=fields.texts(record, "generation_prompts"),
+        same_subject=fields.probes(record, "same_subject"),
+        references=fields.texts(record, "references"),
+        owner=fields.identifier(record, owner, ""),
     )
 
 
-def _read_user(record: Mapping[str, Any], number: int) -> EvalCase:
-    strange = sorted(set(record) - _USER_FIELDS)
+def _read_user(record: Mapping[str, Any], number: int, owner: str) -> EvalCase:
+    known = _USER_FIELDS | {owner}
+    strange = sorted(set(record) - known)
     if strange:
         raise RequestError(
-            f"unknown field(s) {', '.join(strange)}; known are {', '.join(sorted(_USER_FIELDS))}"
+            f"unknown field(s) {', '.join(strange)}; known are {', '.join(sorted(known))}"
         )
-    subject = _text(record, "subject")
+    subject = fields.text(record, "subject")
     request = EditRequest(
-        case_id=_name(record, "case_id", str(number)),
-        prompt=_template(_text(record, "prompt"), subject),
+        case_id=fields.identifier(record, "case_id", str(number)),
+        prompt=_template(fields.text(record, "prompt"), subject),
         subject=subject,
-        target=_text(record, "target").strip(),
-        original=_original(record, "original"),
-        relation=_name(record, "relation", ""),
+        target=fields.text(record, "target").strip(),
+        original=fields.optional_text(record, "original"),
+        relation=fields.identifier(record, "relation", ""),
     )
     return EvalCase(
         request=request,
-        paraphrases=_texts(record, "paraphrases"),
-        neighbors=_texts(record, "neighbors"),
-        attributes=_texts(record, "attributes"),
-        generations=_texts(record, "generations"),
-        same_subject=_probes(record),
-        references=_texts(record, "references"),
+        paraphrases=fields.texts(record, "paraphrases"),
+        neighbors=fields.texts(record, "neighbors"),
+        attributes=fields.texts(record, "attributes"),
+        generations=fields.texts(record, "generations"),
+        same_subject=fields.probes(record, "same_subject"),
+        references=fields.texts(record, "references"),
+        locality=fields.probes(record, "locality"),
+        owner=fields.identifier(record, owner, ""),
     )
 
 
@@ -111,54 +136,3 @@ def _template(prompt: str, subject: str) -> str:
             "write '{}' where the subject goes"
         )
     return prompt.replace(subject, "{}")
-
-
-def _text(record: Mapping[str, Any], key: str) -> str:
-    value = record.get(key)
-    if not isinstance(value, str):
-        raise RequestError(f"field {key!r} is {value!r}; a text is needed")
-    return value
-
-
-def _original(record: Mapping[str, Any], key: str) -> str:
-    return "" if record.get(key) is None else _text(record, key).strip()
-
-
-def _name(record: Mapping[str, Any], key: str, default: str) -> str:
-    """Return an identifier, which may be a number."""
-    value = record.get(key)
-    return default if value is None else str(value)
-
-
-def _mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = record.get(key)
-    if not isinstance(value, Mapping):
-        raise RequestError(f"field {key!r} is {value!r}; an object is needed")
-    return value
-
-
-def _texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    values = [] if record.get(key) is None else record[key]
-    if not isinstance(values, list) or not all(map(_is_filled, values)):
-        raise RequestError(f"field {key!r} is {values!r}; a list of texts is needed, none empty")
-    return tuple(values)
-
-
-def _probes(record: Mapping[str, Any]) -> tuple[Probe, ...]:
-    values = [] if record.get("same_subject") is None else record["same_subject"]
-    if not isinstance(values, list) or not all(map(_is_probe, values)):
-        raise RequestError(
-            f"field 'same_subject' is {values!r}; a list of objects with the texts "
-            "'prompt' and 'target' is needed, none empty"
-        )
-    return tuple(Probe(value["prompt"], value["target"]) for value in values)
-
-
-def _is_filled(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_probe(value: object) -> bool:
-    return isinstance(value, Mapping) and all(
-        _is_filled(value.get(k)) for k in ("prompt", "target")
-    )

@@ -20,14 +20,16 @@ _SILENT = Silent()
 
 @dataclass(frozen=True)
 class Targets:
-    """What the last edited block should put out at the subjects' last tokens.
+    """What the last edited layer should put out at the subjects' last tokens.
+
+    Which output is meant, the block's (MEMIT) or its MLP's (PMET), is the editor's choice.
 
     Parameters
     ----------
     vectors : Tensor
         Target vectors ``z (n, d)``.
     initial : Tensor
-        Hidden states before, ``(n, d)``.
+        The same outputs before, ``(n, d)``.
     losses : Tensor
         Loss of each request when its optimisation stopped, ``(n,)``.
     steps : Tensor
@@ -56,7 +58,7 @@ class Readings:
     keys : Mapping[int, Tensor]
         Inputs of the edited projections by layer, ``K (d_in, n)``, averaged over contexts.
     hidden : Tensor
-        Output of the last edited block for the bare prompt, ``(d, n)``.
+        The outputs that targets are compared with, for the bare prompt, ``(d, n)``.
     """
 
     keys: Mapping[int, Tensor]
@@ -83,13 +85,28 @@ class Editor(ABC):
 
     @abstractmethod
     def readings(
-        self, model: EditableModel, requests: Sequence[EditRequest], layers: Sequence[int]
+        self,
+        model: EditableModel,
+        requests: Sequence[EditRequest],
+        layers: Sequence[int],
+        intended: Tensor | None = None,
     ) -> Readings:
-        """Read keys of ``layers`` and the hidden states on the model as it stands."""
+        """Read keys of ``layers`` and the hidden states on the model as it stands.
+
+        ``intended (n, d)``, if given, is added behind every edited layer below the highest that is
+        read, at the subject's last token: what those layers are meant to write.
+        """
 
     def share(self, index: int, count: int) -> float:
         """Return the part of the remaining residual that layer ``index`` of ``count`` takes."""
         return 1.0 / (count - index)
+
+    def total(self, count: int) -> float:
+        """Return how many times the residual ``count`` layers write when they write at once.
+
+        Once, where every layer's share lessens the residual that the next one sees.
+        """
+        return 1.0
 
     def residuals(self, targets: Targets, readings: Readings) -> Tensor:
         """Return ``R (d, n)``: how far the hidden states are from their targets."""
@@ -102,3 +119,4 @@ EDITORS: Registry[Editor] = Registry(
     "fleke_flwr.editors",
 )
 EDITORS.add("memit", "fleke_flwr.editors.memit:Memit")
+EDITORS.add("pmet", "fleke_flwr.editors.pmet:Pmet")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -15,7 +17,27 @@ from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 
 _Key = tuple[str, str, str, str, str, str]
-_KEPT: dict[_Key, Targets] = {}
+_KEPT: dict[_Key, tuple[Targets, float]] = {}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Targets with what they cost.
+
+    Parameters
+    ----------
+    targets : Targets
+        In the order of the requests.
+    optimized, reused : int
+        How many were optimised now, and how many were known.
+    worth : float
+        Seconds that optimising all of them took, whenever that was.
+    """
+
+    targets: Targets
+    optimized: int
+    reused: int
+    worth: float
 
 
 def targets_cached(
@@ -24,7 +46,7 @@ def targets_cached(
     state: str,
     requests: Sequence[EditRequest],
     progress: Progress,
-) -> tuple[Targets, int, int]:
+) -> Found:
     """Return targets, optimising together whatever this process does not know yet.
 
     Parameters
@@ -40,10 +62,6 @@ def targets_cached(
     progress : Progress
         Passed on.
 
-    Returns
-    -------
-    tuple[Targets, int, int]
-        The targets in the order of the requests, how many were optimised and how many reused.
     """
     recipe = _recipe(editor)
     keys = [
@@ -53,19 +71,22 @@ def targets_cached(
     missing = {
         key: request for key, request in zip(keys, requests, strict=True) if key not in _KEPT
     }
+    started = time.perf_counter()
     new = editor.targets(model, list(missing.values()), progress)
+    seconds = time.perf_counter() - started
     for row, key in enumerate(missing):
-        _KEPT[key] = new.rows([row])
+        _KEPT[key] = (new.rows([row]), seconds / len(missing))
     if not keys:
-        return new, 0, 0
-    found = [_KEPT[key] for key in keys]
+        return Found(new, 0, 0, 0.0)
+    found = [_KEPT[key][0] for key in keys]
     joined = Targets(
         vectors=torch.cat([targets.vectors for targets in found]),
         initial=torch.cat([targets.initial for targets in found]),
         losses=torch.cat([targets.losses for targets in found]),
         steps=torch.cat([targets.steps for targets in found]),
     )
-    return joined, len(missing), len(keys) - len(missing)
+    worth = sum(_KEPT[key][1] for key in keys)
+    return Found(joined, len(missing), len(keys) - len(missing), worth)
 
 
 def forget_targets() -> None:

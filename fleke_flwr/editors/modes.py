@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
+from torch import Tensor
 
 from fleke_flwr import modes
 from fleke_flwr.editors.base import Editor, Readings, Targets
 from fleke_flwr.errors import StatisticsError
-from fleke_flwr.linalg import Prior, compress, solve, split_update, stack
+from fleke_flwr.linalg import Prior, compress, solve_group
 from fleke_flwr.models import EditableModel
 from fleke_flwr.state import applied
 from fleke_flwr.types import EditRequest, LayerStatistics, LayerUpdate, group_modules, group_name
@@ -63,8 +64,33 @@ def exchange_statistics(
         [layer_of[module] for module in group]
         for group in modes.exchange_groups(editor.spec.mode, list(layer_of), exchange)
     ]
-    readings = editor.readings(model, requests, [layer for group in groups for layer in group])
+    wanted = [layer for group in groups for layer in group]
+    readings = editor.readings(model, requests, wanted)
+    if editor.spec.mode == "anticipated":
+        readings = anticipated(editor, model, requests, targets)
     return {_name(model, group): _statistics(editor, readings, targets, group) for group in groups}
+
+
+def anticipated(
+    editor: Editor, model: EditableModel, requests: Sequence[EditRequest], targets: Targets
+) -> Readings:
+    """Read keys where the earlier edited layers are meant to bring the network.
+
+    Behind every edited layer an equal part of the request's own residual is added at the subject's
+    last token, so each column depends on its own request and on the model alone: statistics stay
+    additive over clients although later layers see the work of earlier ones.
+
+    Returns
+    -------
+    Readings
+        Keys of all edited layers; hidden states of the model as it stands.
+    """
+    layers = editor.spec.layers
+    now = editor.readings(model, requests, layers[:1])
+    part = editor.total(len(layers)) / len(layers)
+    intended = (editor.residuals(targets, now) * part).T
+    moved = editor.readings(model, requests, layers, intended)
+    return Readings(moved.keys, now.hidden)
 
 
 def exchange_update(
@@ -93,10 +119,7 @@ def exchange_update(
         _check(requests, targets)
         return _walk(editor, model, requests, targets, priors)[1]
     statistics = exchange_statistics(editor, model, requests, targets, exchange)
-    updates: dict[str, LayerUpdate] = {}
-    for name, group in statistics.items():
-        updates.update(_solved(name, group, priors))
-    return updates
+    return solve_groups(statistics, priors, editor.spec.mode)
 
 
 def pooled(
@@ -105,11 +128,20 @@ def pooled(
     requests: Sequence[EditRequest],
     targets: Targets,
     priors: Mapping[str, Prior],
+    protected: Mapping[str, Tensor] | None = None,
 ) -> dict[str, LayerUpdate]:
     """Edit all requests at one place, in the recipe's mode (GLOBAL-EDIT).
 
     In ``layer_sync`` and ``local_sequential`` this is MEMIT: layer after layer, keys and
     remaining residuals read again behind every update. The model is left unchanged.
+
+    Parameters
+    ----------
+    editor, model, requests, targets, priors
+        As in :func:`exchange_update`.
+    protected : Mapping[str, Tensor], optional
+        Keys ``(d_in, p)`` by module whose outputs must stay as they are: ``C + P P^T`` stands in
+        the place of the prior.
 
     Returns
     -------
@@ -121,10 +153,50 @@ def pooled(
     StatisticsError
         If targets and requests do not match, or a prior is missing.
     """
-    if editor.spec.mode == "layer_sync":
+    if editor.spec.mode in ("layer_sync", "local_sequential"):
         _check(requests, targets)
-        return _walk(editor, model, requests, targets, priors)[1]
-    return exchange_update(editor, model, requests, targets, 0, priors)
+        return _walk(editor, model, requests, targets, priors, protected)[1]
+    statistics = exchange_statistics(editor, model, requests, targets, 0)
+    return solve_groups(statistics, priors, editor.spec.mode, protected)
+
+
+def solve_groups(
+    statistics: Mapping[str, LayerStatistics],
+    priors: Mapping[str, Prior],
+    mode: str,
+    protected: Mapping[str, Tensor] | None = None,
+) -> dict[str, LayerUpdate]:
+    """Solve every group of statistics by itself.
+
+    Parameters
+    ----------
+    statistics : Mapping[str, LayerStatistics]
+        By group name.
+    priors : Mapping[str, Prior]
+        By module.
+    mode : str
+        Whether the layers of a group are solved at once or in turn.
+    protected : Mapping[str, Tensor], optional
+        As in :func:`pooled`.
+
+    Returns
+    -------
+    dict[str, LayerUpdate]
+        By module name, in float64.
+
+    Raises
+    ------
+    StatisticsError
+        If a prior is missing.
+    """
+    updates: dict[str, LayerUpdate] = {}
+    for name, group in statistics.items():
+        if protected:
+            keys = torch.cat([protected[module] for module in group_modules(name)]).double()
+            nothing = keys.new_zeros(group.d_out, keys.shape[1])
+            group = group + LayerStatistics(0, keys=keys, residuals=nothing)
+        updates.update(_solved(name, group, priors, mode))
+    return updates
 
 
 def _walk(
@@ -133,6 +205,7 @@ def _walk(
     requests: Sequence[EditRequest],
     targets: Targets,
     priors: Mapping[str, Prior],
+    protected: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, LayerStatistics], dict[str, LayerUpdate]]:
     """Go through the layers with the own updates applied on the way (MEMIT, algorithm 1)."""
     statistics: dict[str, LayerStatistics] = {}
@@ -142,7 +215,7 @@ def _walk(
             readings = editor.readings(model, requests, [layer])
             name = _name(model, [layer])
             statistics[name] = _statistics(editor, readings, targets, [layer], remaining=True)
-            solved = _solved(name, statistics[name], priors)
+            solved = solve_groups({name: statistics[name]}, priors, editor.spec.mode, protected)
             updates.update(solved)
             edited.enter_context(applied(model.model, solved))
     return statistics, updates
@@ -164,15 +237,15 @@ def _statistics(
 def _part(editor: Editor, group: Sequence[int], remaining: bool) -> float:
     """Return which part of the residual a group is asked for."""
     spec = editor.spec
-    if spec.mode == "joint":
-        return 1.0
+    if spec.mode in modes.STACKED:
+        return editor.total(len(spec.layers))
     if not remaining and spec.spread == "even":
-        return 1.0 / len(spec.layers)
+        return editor.total(len(spec.layers)) / len(spec.layers)
     return editor.share(spec.layers.index(group[0]), len(spec.layers))
 
 
 def _solved(
-    name: str, statistics: LayerStatistics, priors: Mapping[str, Prior]
+    name: str, statistics: LayerStatistics, priors: Mapping[str, Prior], mode: str
 ) -> dict[str, LayerUpdate]:
     members = group_modules(name)
     missing = [module for module in members if module not in priors]
@@ -180,9 +253,8 @@ def _solved(
         raise StatisticsError(
             f"no prior for {', '.join(missing)}; compute the covariance of every edited layer"
         )
-    prior = stack(priors[module] for module in members)
-    update = solve(statistics, prior)
-    return dict(zip(members, split_update(update, prior.sizes), strict=True))
+    solved = solve_group(statistics, [priors[m] for m in members], mode == "anticipated")
+    return dict(zip(members, solved, strict=True))
 
 
 def _name(model: EditableModel, layers: Sequence[int]) -> str:

@@ -1,17 +1,18 @@
 """The loss of target vectors, for many requests, at the cost of the positions that change.
 
-Letters: ``n`` requests, ``d`` residual width, ``V`` vocabulary.
+Letters: ``n`` requests, ``p`` places that are changed, ``d`` residual width, ``V`` vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from fleke_flwr.editors.entry import Entry
 from fleke_flwr.editors.rows import KL, Row, begin
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import (
@@ -31,12 +32,14 @@ class Group:
 
     Parameters
     ----------
-    tail : Tensor
-        What leaves the edited block unedited, ``(rows, length, d)``.
+    entering : Tensor
+        What the changes are added to, at the subject's last token, ``(rows, d)``.
+    rest : Tensor
+        What leaves the edited block behind it, ``(rows, length - 1, d)``; no change reaches it.
     part : Segment
         The tails, with everything before them remembered for the blocks above.
     item : Tensor
-        Whose vector is added at column 0, ``(rows,)``.
+        Whose changes enter, ``(rows,)``.
     read : tuple[Tensor, Tensor]
         Rows and columns that are read out, ``(reads,)`` each.
     label : Tensor
@@ -45,7 +48,8 @@ class Group:
         Part of each read in its request's mean; 0 where the whole distribution counts.
     """
 
-    tail: Tensor
+    entering: Tensor
+    rest: Tensor
     part: Segment
     item: Tensor
     read: tuple[Tensor, Tensor]
@@ -63,7 +67,8 @@ class Group:
         reads = rows[self.read[0]]
         index = rows.nonzero().squeeze(1)
         return Group(
-            self.tail[index],
+            self.entering[index],
+            self.rest[index],
             self.part.rows(index),
             (kept.cumsum(0) - 1)[self.item[index]],
             ((rows.cumsum(0) - 1)[self.read[0][reads]], self.read[1][reads]),
@@ -78,14 +83,17 @@ class Problem:
 
     Parameters
     ----------
+    entry : Entry
+        Where the changes enter the edited block.
     groups : tuple[Group, ...]
         Their rows.
     initial : Tensor
-        Hidden states of the bare prompts at the edited block, ``(n, d)``.
+        Unedited values at the places, for the bare prompts, ``(n, p, d)``.
     before : Tensor
         Log probabilities after the subject on the unedited model, ``(n, V)``.
     """
 
+    entry: Entry
     groups: tuple[Group, ...]
     initial: Tensor
     before: Tensor
@@ -94,92 +102,131 @@ class Problem:
         """Keep the requests where ``kept`` is true."""
         groups = (group.of(kept) for group in self.groups)
         return Problem(
+            self.entry,
             tuple(group for group in groups if len(group.item)),
             self.initial[kept],
             self.before[kept],
         )
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What the loss of each request is made of, ``(n,)`` each, differentiable in the changes.
+
+    Parameters
+    ----------
+    likelihood : Tensor
+        Mean log likelihood of the target over contexts and target tokens.
+    divergence : Tensor
+        ``kl_weight * KL(edited || unedited)`` after the subject.
+    decay : Tensor
+        ``weight_decay * ||change|| / ||initial||^2``, summed over the places.
+    missed : Callable[[], Tensor]
+        Returns at how many target positions another token is likelier than the target's,
+        ``(n,)``; computed on demand because it looks through all logits.
+    """
+
+    likelihood: Tensor
+    divergence: Tensor
+    decay: Tensor
+    missed: Callable[[], Tensor]
+
+    def loss(self, weight: Tensor) -> Tensor:
+        """Return the loss of each request, its likelihood weighted by ``weight (n,)``."""
+        return self.decay + self.divergence - self.likelihood * weight
+
+
 @torch.no_grad()
-def prepare(model: EditableModel, layer: int, batch: Sequence[Sequence[Row]]) -> Problem:
+def prepare(
+    model: EditableModel, layer: int, batch: Sequence[Sequence[Row]], entry: Entry
+) -> Problem:
     """Run everything that does not depend on the target vectors.
 
     Parameters
     ----------
     layer : int
-        The block whose output is changed.
+        The block that is changed.
     batch : Sequence[Sequence[Row]]
         The rows of each request, the bare prompt first.
+    entry : Entry
+        Where in the block.
     """
     rows = [replace(row, item=item) for item, rows in enumerate(batch) for row in rows]
     rows.sort(key=lambda row: row.tail)
     share = 1.0 / (len(batch[0]) - 1)
-    groups = []
-    initial = torch.empty(len(batch), model.d_model, dtype=model.working_dtype, device=model.device)
+    groups, found, owners = [], [], []
     for _, members in groupby(rows, key=lambda row: row.tail):
         alike = list(members)
-        group = _group(model, layer, alike, share)
+        group, own = _group(model, layer, alike, share, entry)
         bare = torch.tensor([row.context == 0 for row in alike], device=model.device)
-        initial[group.item[bare]] = group.tail[bare, 0].to(initial.dtype)
+        found.append(own[bare].to(model.working_dtype))
+        owners.append(group.item[bare])
         groups.append(group)
-    return Problem(tuple(groups), initial, _before(model, layer, groups, initial))
+    initial = torch.cat(found)[torch.cat(owners).argsort()]
+    before = _before(model, layer, entry, groups, torch.zeros_like(initial))
+    return Problem(entry, tuple(groups), initial, before)
 
 
-def losses(model: EditableModel, spec: EditSpec, problem: Problem, change: Tensor) -> Tensor:
-    """Return the loss of each request (MEMIT's released ``compute_z``).
-
-    The mean negative log likelihood of the target over contexts and target tokens, plus
-    ``kl_weight * KL(edited || unedited)`` after the subject, plus
-    ``weight_decay * ||change|| / ||initial||^2``.
+def measure(model: EditableModel, spec: EditSpec, problem: Problem, change: Tensor) -> Terms:
+    """Return what the losses of all requests are made of (MEMIT's released ``compute_z``).
 
     Parameters
     ----------
     change : Tensor
-        Added to the hidden states, ``(n, d)``.
-
-    Returns
-    -------
-    Tensor
-        ``(n,)``, differentiable in ``change``.
+        Added at the places, ``(n, p, d)``.
     """
-    logs = _log_probabilities(model, spec.layers[-1], problem.groups, change)
+    logs = _log_probabilities(model, spec.layers[-1], problem.entry, problem.groups, change)
     owner = torch.cat([group.owner for group in problem.groups])
     label = torch.cat([group.label for group in problem.groups])
     weight = torch.cat([group.weight for group in problem.groups])
     wanted = logs.gather(1, label.clamp(min=0)[:, None]).squeeze(1)
-    likelihood = change.new_zeros(len(change)).index_add(0, owner, wanted * weight)
+    nothing = change.new_zeros(len(change))
+
+    def missed() -> Tensor:
+        behind = (wanted.detach() < logs.detach().amax(1)) & (label != KL)
+        return nothing.index_add(0, owner, behind.to(nothing))
+
     whole = (label == KL).nonzero().squeeze(1)
-    edited, owner = logs[whole], owner[whole]
-    gap = (edited.exp() * (edited - problem.before[owner])).sum(1)
-    divergence = change.new_zeros(len(change)).index_add(0, owner, gap)
+    edited, subject = logs[whole], owner[whole]
+    gap = (edited.exp() * (edited - problem.before[subject])).sum(1)
     # vector_norm has gradient 0 at 0, which is where the optimisation starts.
-    size = torch.linalg.vector_norm(change, dim=1)
-    scale = torch.linalg.vector_norm(problem.initial, dim=1)
+    size = torch.linalg.vector_norm(change, dim=-1)
+    scale = torch.linalg.vector_norm(problem.initial, dim=-1)
     decay: Tensor = size / scale.square() * spec.weight_decay
-    return decay + divergence * spec.kl_weight - likelihood
+    return Terms(
+        nothing.index_add(0, owner, wanted * weight),
+        nothing.index_add(0, subject, gap) * spec.kl_weight,
+        decay.sum(1),
+        missed,
+    )
 
 
-def _group(model: EditableModel, layer: int, rows: Sequence[Row], share: float) -> Group:
+def _group(
+    model: EditableModel, layer: int, rows: Sequence[Row], share: float, entry: Entry
+) -> tuple[Group, Tensor]:
+    """Return a group and the unedited values ``(rows, p, d)`` at the places."""
     begun = begin(model, rows, model.num_layers)
-    hidden, _ = run_blocks(model, begun.hidden, begun.part, 0, layer + 1)
+    passage = entry.read(model, layer, begun)
     columns = begun.subject[:, None] + torch.arange(rows[0].tail, device=model.device)
     memory = begun.part.memory.above(layer) if begun.part.memory else None
     before = int(begun.subject.max())
     if before:
         own = subsegment(model, begun.positions[:, :before], memory)
         valid = torch.arange(before, device=model.device) < begun.subject[:, None]
-        later = Memory(_remember(model, hidden[:, :before], own, layer + 1), valid)
+        later = Memory(_remember(model, passage.hidden[:, :before], own, layer + 1), valid)
         memory = memory.followed_by(later) if memory else later
     number = torch.arange(len(rows), device=model.device)[:, None]
     read, label, weight = _reads(model, rows, share)
-    return Group(
-        tail=hidden[number, columns],
+    group = Group(
+        entering=passage.entering,
+        rest=passage.hidden[number, columns[:, 1:]],
         part=subsegment(model, begun.positions.gather(1, columns), memory),
         item=torch.tensor([row.item for row in rows], device=model.device),
         read=read,
         label=label,
         weight=weight,
     )
+    return group, passage.initial
 
 
 def _remember(
@@ -214,25 +261,28 @@ def _reads(
     return where, torch.tensor(labels, device=model.device), weight
 
 
-def _before(model: EditableModel, layer: int, groups: Sequence[Group], initial: Tensor) -> Tensor:
+def _before(
+    model: EditableModel, layer: int, entry: Entry, groups: Sequence[Group], unchanged: Tensor
+) -> Tensor:
     holding = [group for group in groups if bool((group.label == KL).any())]
-    logs = _log_probabilities(model, layer, holding, torch.zeros_like(initial))
+    logs = _log_probabilities(model, layer, entry, holding, unchanged)
     owner = torch.cat([group.owner for group in holding])
     whole = torch.cat([group.label for group in holding]) == KL
-    before = logs.new_empty(len(initial), logs.shape[1])
+    before = logs.new_empty(len(unchanged), logs.shape[1])
     before[owner[whole]] = logs[whole]
     return before
 
 
 def _log_probabilities(
-    model: EditableModel, layer: int, groups: Sequence[Group], change: Tensor
+    model: EditableModel, layer: int, entry: Entry, groups: Sequence[Group], change: Tensor
 ) -> Tensor:
-    """Return log probabilities ``(reads, V)`` of all groups, read out together."""
+    """Return log probabilities ``(reads, V)`` of some groups, read out together."""
     last = model.num_layers - 1
     pieces = []
     for group in groups:
-        first = group.tail[:, :1] + change[group.item].to(group.tail.dtype)[:, None]
-        hidden = torch.cat([first, group.tail[:, 1:]], dim=1)
+        own = change[group.item].to(group.entering.dtype)
+        first = entry.enter(model, layer, group.entering, own)
+        hidden = torch.cat([first[:, None], group.rest], dim=1)
         if layer < last:
             hidden, _ = run_blocks(model, hidden, group.part, layer + 1, last)
         pieces.append((hidden, group.part, group.read))

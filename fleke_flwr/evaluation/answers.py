@@ -27,12 +27,17 @@ class Answer:
     ----------
     nll : float
         Negative log likelihood per token of the answer, teacher-forced.
-    is_top : bool
-        Whether every token of the answer is the most likely one, teacher-forced.
+    right : float
+        Share of the answer's tokens that are the most likely one, teacher-forced.
     """
 
     nll: float
-    is_top: bool
+    right: float
+
+    @property
+    def is_top(self) -> bool:
+        """Whether every token of the answer is the most likely one."""
+        return self.right == 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ def judge(
     """Return the answer's likelihood for every distinct ``(prompt, answer)``.
 
     Prompt and answer are tokenized apart, as in MEMIT's evaluation, and the answer follows a space.
+    Every token is read behind the prompt's ids and the answer's earlier ids. MEMIT's code for zsRE
+    instead decodes the earlier tokens, encodes the text again and compares with the first id of the
+    decoded token, which loses the space in front of it for some tokenizers and may cut other
+    tokens; for tokenizers that put a special token in front, it even compares with that one.
     Questions whose token sequences are equal up to the last token share one forward pass, so the
     single-token answers of a prompt cost one. Only the needed positions are unembedded.
 
@@ -85,13 +94,13 @@ def judge(
         found = reads.setdefault((*start, *tokens[:-1]), [])
         found.extend(_Read(index, len(start) - 1 + i, token) for i, token in enumerate(tokens))
     totals = torch.zeros(len(distinct), dtype=torch.float64)
-    tops = torch.ones(len(distinct), dtype=torch.bool)
+    hits = torch.zeros(len(distinct), dtype=torch.long)
     progress.start("evaluate", len(reads))
     for batch in _batches(list(reads), model.batch_limit(batch_tokens)):
-        _judge_batch(model, batch, [reads[ids] for ids in batch], (totals, tops))
+        _judge_batch(model, batch, [reads[ids] for ids in batch], (totals, hits))
         progress.advance("evaluate", len(batch))
     return {
-        question: Answer(float(totals[index]) / lengths[index], bool(tops[index]))
+        question: Answer(float(totals[index]) / lengths[index], int(hits[index]) / lengths[index])
         for index, question in enumerate(distinct)
     }
 
@@ -138,9 +147,9 @@ def _collect(
     losses = (logits.logsumexp(dim=1)[place] - logits[place, token]).double().cpu()
     is_top = (logits.argmax(dim=1)[place] == token).cpu() & losses.isfinite()
     owners = torch.tensor([read.question for _, read in flat])
-    totals, tops = results
+    totals, hits = results
     totals.index_add_(0, owners, losses.nan_to_num(nan=math.inf, posinf=math.inf))
-    tops[owners[~is_top]] = False
+    hits.index_add_(0, owners, is_top.long())
 
 
 def _batches(

@@ -44,13 +44,18 @@ def _refused(command: list[str], directory: Path, capsys: pytest.CaptureFixture[
         ("strategies=collabedit,tie", "Did you mean 'ties'?"),
         ("editor=memti", "Did you mean 'memit'?"),
         ("strategy=nowhere.at_all:Thing", "cannot be imported"),
-        ("strategy=json:JSONDecoder", "is not a subclass of EditStrategy"),
+        ("strategy=json:JSONDecoder", "is not a subclass of FederatedStrategy"),
         ("data.path=nowhere.jsonl", "nowhere.jsonl"),
         ("data.path=", "no records"),
         ("model=", "no model"),
         ("model=./nowhere", "no such directory"),
         ("data.edits=7", "holds 6 usable records and 7 edits are asked for"),
-        ("sweep-edits=2,700", "700 edits are asked for"),
+        ("editors=memit,pmt", "Did you mean 'pmet'?"),
+        ("sweep.key=clients", "both sweep.key and sweep.values"),
+        ("data.relations=r0,r9", "r9"),
+        ("data.partition=one_relation", "3 clients"),
+        ("data.partition=natural", "owner"),
+        ("evaluation.idf=nowhere.txt evaluation.generate-every=1", "nowhere.txt"),
         ("clients=7", "6 records cannot be shared by 7 clients"),
         ("covariance.corpus=nowhere.txt", "covariance.corpus"),
         ("partition=iid", "unknown config key 'partition'"),
@@ -63,7 +68,7 @@ def test_a_wrong_setting(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command, directory = given
-    assert message in _refused([*command, override], directory, capsys)
+    assert message in _refused([*command, *override.split()], directory, capsys)
 
 
 def test_a_directory_that_is_no_model(
@@ -98,6 +103,15 @@ def test_an_unusable_record_is_named(
     with (directory / "records.jsonl").open("a") as file:
         file.write(record + "\n")
     assert "line 7" in _refused(command, directory, capsys)
+
+
+def test_a_sweep_asks_for_more_than_there_is(
+    given: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, directory = given
+    sweep = ["sweep.key=data.edits", "sweep.values=4,700"]
+    text = _refused([*command, *sweep], directory, capsys)
+    assert "700 edits are asked for" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fleke_flwr.config import ModelConfig
+from fleke_flwr.config import DataConfig, ModelConfig
 from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.editors.memit import Memit
 from fleke_flwr.models import EditableModel, load_model
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = load_model(ModelConfig(name=arguments.model))
-    cases = load_cases(arguments.records).cases[: arguments.edits]
+    cases = load_cases(DataConfig(path=str(arguments.records))).cases[: arguments.edits]
     contexts = model.settings.get("contexts") or sample_contexts(model, 5, 10, seed=0)
     spec = spec_of(model, contexts=tuple(contexts), batch_tokens=arguments.batch_tokens)
     result = measure(model, spec, [case.request for case in cases], arguments.reference)

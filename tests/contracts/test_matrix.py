@@ -29,7 +29,16 @@ def run(model: Path, directory: Path, sizes: list[int], **settings: Any) -> tupl
     config = run_config(model, records, directory, clients=len(sizes), **settings)
     experiment, _ = federation(config)
     experiment.run()
-    return config, EditState.load(Path(config.output_dir) / "edits.safetensors")
+    return config, EditState.load(result_of(config))
+
+
+def result_of(config: Any) -> Path:
+    """Return the updates of a run: the shared ones, or the first client's own."""
+    directory = Path(config.output_dir)
+    if not STRATEGIES.get(config.strategy).personal:
+        return directory / "edits.safetensors"
+    (folder,) = (directory / "personal").iterdir()
+    return folder / "client-0.safetensors"
 
 
 @pytest.mark.parametrize("mode", MODES)

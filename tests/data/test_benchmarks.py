@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from fleke_flwr.data.benchmarks import load_cases
+from fleke_flwr.config import DataConfig
+from fleke_flwr.data.benchmarks import CaseSet, load_cases
 from fleke_flwr.errors import DataError, RequestError
+from fleke_flwr.types import Probe
 
 
 def record(subject: str = "Ada Karst", target: str = "Arlen", **changes: Any) -> dict[str, Any]:
@@ -23,6 +25,10 @@ def write_lines(path: Path, *records: dict[str, Any]) -> str:
     return str(path)
 
 
+def load(path: str | Path, **settings: Any) -> CaseSet:
+    return load_cases(DataConfig(path=str(path), **settings))
+
+
 def test_a_users_lines_are_read(tmp_path: Path) -> None:
     full = record(
         original="Dorum",
@@ -31,9 +37,11 @@ def test_a_users_lines_are_read(tmp_path: Path) -> None:
         paraphrases=["The home town of Ada Karst is"],
         neighbors=["Lena Voss lives in"],
         same_subject=[{"prompt": "Ada Karst works as a", "target": "baker"}],
+        locality=[{"prompt": "The capital of Elster is", "target": "New Elster"}],
+        owner="clinic",
     )
     path = write_lines(tmp_path / "facts.jsonl", full, record("Lena Voss"))
-    found = load_cases(path)
+    found = load(path)
     first, second = found.cases
     assert (first.request.case_id, first.request.text) == ("17", "Ada Karst lives in")
     assert (first.request.target, first.request.original) == ("Arlen", "Dorum")
@@ -44,8 +52,11 @@ def test_a_users_lines_are_read(tmp_path: Path) -> None:
         "Ada Karst works as a",
         "baker",
     )
+    assert first.locality == (Probe("The capital of Elster is", "New Elster"),)
+    assert first.owner == "clinic"
     assert (second.request.case_id, second.request.original) == ("1", "")
-    assert (found.name, found.skipped) == (path, {})
+    assert (second.locality, second.owner) == ((), "")
+    assert (found.name, found.skipped, found.protocol) == (path, {}, "counterfact")
 
 
 def test_lines_lists_and_compressed_files_hold_the_same(tmp_path: Path) -> None:
@@ -55,17 +66,17 @@ def test_lines_lists_and_compressed_files_hold_the_same(tmp_path: Path) -> None:
     listed.write_text(json.dumps(records, indent=1), encoding="utf-8")
     packed = tmp_path / "facts.jsonl.gz"
     packed.write_bytes(gzip.compress(Path(lines).read_bytes()))
-    expected = load_cases(lines)
+    expected = load(lines)
     for other in (listed, packed):
-        found = load_cases(str(other))
+        found = load(other)
         assert found.cases == expected.cases
         assert found.fingerprint == expected.fingerprint
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
-    one = load_cases(write_lines(tmp_path / "one.jsonl", record()))
-    same = load_cases(write_lines(tmp_path / "same.jsonl", record()))
-    other = load_cases(write_lines(tmp_path / "other.jsonl", record(target="Borvik")))
+    one = load(write_lines(tmp_path / "one.jsonl", record()))
+    same = load(write_lines(tmp_path / "same.jsonl", record()))
+    other = load(write_lines(tmp_path / "other.jsonl", record(target="Borvik")))
     assert one.fingerprint == same.fingerprint != other.fingerprint
     assert len(one.fingerprint) == 16
 
@@ -74,7 +85,7 @@ def test_blank_lines_a_byte_order_mark_and_windows_line_ends_do_no_harm(tmp_path
     path = tmp_path / "facts.jsonl"
     text = "\r\n".join([json.dumps(record()), "", json.dumps(record("Lena Voss")), ""])
     path.write_bytes(b"\xef\xbb\xbf" + text.encode("utf-8"))
-    assert [case.request.subject for case in load_cases(str(path)).cases] == [
+    assert [case.request.subject for case in load(path).cases] == [
         "Ada Karst",
         "Lena Voss",
     ]
@@ -86,7 +97,7 @@ def test_a_unicode_line_separator_inside_a_text_ends_no_record(
 ) -> None:
     reference = f"one{separator}two"
     path = write_lines(tmp_path / "facts.jsonl", record(references=[reference]))
-    assert load_cases(path).cases[0].references == (reference,)
+    assert load(path).cases[0].references == (reference,)
 
 
 def test_duplicates_and_conflicts_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -98,30 +109,30 @@ def test_duplicates_and_conflicts_are_left_out_and_counted(tmp_path: Path) -> No
         record(target="Borvik"),
         record(target="Borvik", prompt="Ada Karst lives in"),
     )
-    found = load_cases(path)
+    found = load(path)
     assert [case.request.target for case in found.cases] == ["Arlen", "Arlen"]
     assert found.skipped == {"duplicate": 1, "conflict": 2}
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere\.jsonl: no such file"):
-        load_cases(str(tmp_path / "nowhere.jsonl"))
+        load(tmp_path / "nowhere.jsonl")
     with pytest.raises(DataError, match="no such file"):
-        load_cases(str(tmp_path))
+        load(tmp_path)
 
 
 def test_a_broken_line_is_named_with_file_and_line(tmp_path: Path) -> None:
     path = tmp_path / "facts.jsonl"
     path.write_text(json.dumps(record()) + "\n\n{broken\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"facts\.jsonl, line 3: not valid JSON .* column 2"):
-        load_cases(str(path))
+        load(path)
 
 
 def test_a_broken_list_is_named_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     path.write_text('[\n {"subject": "Ada"},\n {broken}\n]', encoding="utf-8")
     with pytest.raises(DataError, match=r"facts\.json, line 3: not valid JSON"):
-        load_cases(str(path))
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +142,8 @@ def test_a_broken_list_is_named_with_its_line(tmp_path: Path) -> None:
         (record(target=" "), "target is empty"),
         (record(subject=7), "'subject' is 7; a text is needed"),
         (record(neigbors=["x"]), "unknown field.* neigbors; known are .*neighbors"),
+        (record(locality=[{"prompt": "x"}]), "'locality' is .*'prompt' and 'target' is needed"),
+        (record(owner=["clinic"]), r"'owner' is \['clinic'\]; a text or a whole number is needed"),
     ],
 )
 def test_a_wrong_record_is_named_with_its_line(
@@ -138,7 +151,7 @@ def test_a_wrong_record_is_named_with_its_line(
 ) -> None:
     path = write_lines(tmp_path / "facts.jsonl", record("Lena Voss"), wrong)
     with pytest.raises(RequestError, match=rf"facts\.jsonl, line 2: .*{message}"):
-        load_cases(path)
+        load(path)
 
 
 @pytest.mark.parametrize("content", ["7\n", '"text"\n', "null\n"])
@@ -146,7 +159,7 @@ def test_a_line_that_is_no_object_is_refused(tmp_path: Path, content: str) -> No
     path = tmp_path / "facts.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"line 1: found .*, a JSON object is needed"):
-        load_cases(str(path))
+        load(path)
 
 
 @pytest.mark.parametrize("content", ["", "\n \n", "[]"])
@@ -154,7 +167,7 @@ def test_a_file_without_records_is_refused(tmp_path: Path, content: str) -> None
     path = tmp_path / "facts.jsonl"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match="holds no record"):
-        load_cases(str(path))
+        load(path)
 
 
 def damaged_archives() -> list[bytes]:
@@ -169,18 +182,18 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "facts.jsonl.gz"
     path.write_bytes(content)
     with pytest.raises(DataError, match="cannot be read as UTF-8 text"):
-        load_cases(str(path))
+        load(path)
 
 
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "facts.jsonl"
     path.write_bytes('{"subject": "Jürgen"}'.encode("latin-1"))
     with pytest.raises(DataError, match="cannot be read as UTF-8 text"):
-        load_cases(str(path))
+        load(path)
 
 
 def test_the_embedded_records_are_complete() -> None:
-    found = load_cases("embedded")
+    found = load("embedded")
     assert len(found.cases) >= 1900
     assert found.skipped == {}
     for case in found.cases[:50]:
@@ -190,9 +203,125 @@ def test_the_embedded_records_are_complete() -> None:
         assert case.same_subject
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "1" * 5000])
+def test_json_that_no_reader_takes_is_named_with_its_line(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=r"facts\.jsonl, line 1: JSON that cannot be read"):
+        load(path)
+
+
+def test_only_records_of_the_chosen_relations_are_taken(tmp_path: Path) -> None:
+    records = [record(f"Person {n}", relation=name) for n, name in enumerate(["P1", "P2", "P3"])]
+    path = write_lines(tmp_path / "facts.jsonl", *records, record("Lena Voss"))
+    found = load(path, relations="P3, P1")
+    assert [case.request.relation for case in found.cases] == ["P1", "P3"]
+    assert [case.request.case_id for case in found.cases] == ["0", "2"]
+    assert found.skipped == {"of another relation": 2}
+    everything = load(path)
+    assert everything.skipped == {}
+    assert everything.fingerprint != found.fingerprint
+
+
+def test_a_relation_that_no_record_has_suggests_the_nearest(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "facts.jsonl", record(relation="P103"), record("Lena Voss"))
+    message = r"facts\.jsonl: data\.relations: unknown relation 'P10'.*Did you mean 'P103'"
+    with pytest.raises(DataError, match=message):
+        load(path, relations="P103,P10")
+
+
+def test_relations_are_refused_where_records_have_none(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "facts.jsonl", record())
+    with pytest.raises(DataError, match=r"data\.relations = 'P103', but no record has a relation"):
+        load(path, relations="P103")
+
+
+def test_the_owner_is_read_from_the_named_field(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "facts.jsonl", record(site=7), record("Lena Voss"))
+    assert [case.owner for case in load(path, owner="site").cases] == ["7", ""]
+    with pytest.raises(RequestError, match=r"line 1: unknown field\(s\) site; known are .*owner"):
+        load(path)
+
+
+def question(subject: str = "UniFirst", alt: str = "aircraft", **changes: Any) -> dict[str, Any]:
+    return {
+        "subject": subject,
+        "src": f"What is made by {subject}?",
+        "rephrase": f"{subject} makes what?",
+        "alt": alt,
+        "answers": ["uniform", "clothes"],
+        "loc": "nq question: who wrote it",
+        "loc_ans": "Nobody",
+        **changes,
+    }
+
+
+def test_zsre_files_are_read_as_lines_and_as_a_list(tmp_path: Path) -> None:
+    records = [question(), question("Maybach")]
+    lines = load(write_lines(tmp_path / "zsre.jsonl", *records))
+    listed = tmp_path / "zsre.json"
+    listed.write_text(json.dumps(records), encoding="utf-8")
+    assert load(listed).cases == lines.cases
+    assert lines.protocol == "zsre"
+    assert [case.request.case_id for case in lines.cases] == ["0", "1"]
+
+
+def test_questions_without_another_answer_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "zsre.jsonl",
+        question(alt=""),
+        question("Maybach"),
+        question("Methley", alt=" uniform"),
+        question("Vueling", alt="clothes"),
+    )
+    found = load(path)
+    assert [case.request.case_id for case in found.cases] == ["1"]
+    assert found.skipped == {
+        "empty alternative answer": 1,
+        "alternative answer is a true one": 2,
+    }
+    assert len(load(path, zsre_target="answers").cases) == 4
+
+
+def test_a_file_of_which_nothing_is_left_says_why(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "zsre.jsonl", question(alt=""), question("Maybach", alt=""))
+    message = "holds no usable record; left out: 2 empty alternative answer"
+    with pytest.raises(DataError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize("zsre_first", [True, False])
+def test_a_file_that_mixes_protocols_is_refused(tmp_path: Path, zsre_first: bool) -> None:
+    records = [question(), record()] if zsre_first else [record(), question()]
+    names = ("counterfact", "zsre") if zsre_first else ("zsre", "counterfact")
+    path = write_lines(tmp_path / "mixed.jsonl", *records)
+    message = rf"line 2: a record of protocol {names[0]} after others of protocol {names[1]}"
+    with pytest.raises(DataError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize(("name", "records", "left_out"), [("eval", 553, 16), ("train", 488, 11)])
+def test_real_zsre_files_are_read(
+    shared_data: Path, name: str, records: int, left_out: int
+) -> None:
+    path = shared_data / "zsre" / f"zsre_{name}.dev.jsonl"
+    found = load(path)
+    assert found.protocol == "zsre"
+    assert found.skipped == {"alternative answer is a true one": left_out}
+    assert len(found.cases) == records - left_out
+    for case in found.cases:
+        assert case.request.prompt.count("{}") == 1
+        assert case.request.target != case.request.original
+        assert len(case.paraphrases) == len(case.locality) == 1
+        assert case.locality[0].prompt.startswith("nq question: ")
+        assert case.locality[0].prompt.endswith("?")
+    true = load(path, zsre_target="answers")
+    assert (len(true.cases), true.skipped) == (records, {})
+
+
 def test_a_native_counterfact_file_is_read(shared_data: Path) -> None:
     path = shared_data / "counterfact" / "counterfact_native.dev.jsonl"
-    found = load_cases(str(path))
+    found = load(path)
     assert len(found.cases) == 293
     assert found.skipped == {}
     first = found.cases[0]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from fleke_flwr.config import DataConfig
 from fleke_flwr.data.schema import read_record
 from fleke_flwr.errors import RequestError
-from fleke_flwr.types import Probe
+from fleke_flwr.types import EvalCase, Probe
 
 
 def counterfact(**changes: Any) -> dict[str, Any]:
@@ -36,8 +37,14 @@ def user(**changes: Any) -> dict[str, Any]:
     return {"subject": "Ada", "prompt": "{} lives in", "target": "Arlen"} | changes
 
 
+def read(record: dict[str, Any], number: int = 0, owner: str = "owner") -> EvalCase:
+    case = read_record(record, number, DataConfig(owner=owner))
+    assert isinstance(case, EvalCase)
+    return case
+
+
 def test_every_field_of_counterfact_has_its_place() -> None:
-    case = read_record(counterfact(), 5)
+    case = read(counterfact(), 5)
     assert case.request.case_id == "1"
     assert case.request.target == "Islam"
     assert case.request.original == "Christianity"
@@ -52,13 +59,13 @@ def test_every_field_of_counterfact_has_its_place() -> None:
 
 @pytest.mark.parametrize("nothing", [None, {}, {"str": None}, {"str": ""}])
 def test_an_unknown_true_object_is_empty(nothing: object) -> None:
-    assert read_record(counterfact(target_true=nothing), 0).request.original == ""
+    assert read(counterfact(target_true=nothing)).request.original == ""
 
 
 @pytest.mark.parametrize("strange", ["Christianity", ["Christianity"], {"str": 7}])
 def test_a_true_object_of_the_wrong_type_is_refused(strange: object) -> None:
     with pytest.raises(RequestError, match="is needed"):
-        read_record(counterfact(target_true=strange), 0)
+        read(counterfact(target_true=strange))
 
 
 @pytest.mark.parametrize(
@@ -72,37 +79,37 @@ def test_a_true_object_of_the_wrong_type_is_refused(strange: object) -> None:
 )
 def test_a_wrong_rewrite_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        read_record(counterfact(**changes), 0)
+        read(counterfact(**changes))
 
 
 def test_a_full_prompt_gets_its_slot() -> None:
-    request = read_record(user(prompt="In Arlen, Ada is"), 0).request
+    request = read(user(prompt="In Arlen, Ada is")).request
     assert (request.prompt, request.text) == ("In Arlen, {} is", "In Arlen, Ada is")
 
 
 @pytest.mark.parametrize("prompt", ["Ada knows Ada from", "Lena lives in", "ada lives in"])
 def test_a_prompt_without_a_clear_subject_is_shown(prompt: str) -> None:
     with pytest.raises(RequestError, match=f"prompt '{prompt}' holds subject 'Ada' . times"):
-        read_record(user(prompt=prompt), 0)
+        read(user(prompt=prompt))
 
 
 @pytest.mark.parametrize("key", ["subject", "prompt", "target"])
 def test_a_missing_field_is_named(key: str) -> None:
     with pytest.raises(RequestError, match=f"'{key}' is None; a text is needed"):
-        read_record({name: value for name, value in user().items() if name != key}, 0)
+        read({name: value for name, value in user().items() if name != key})
 
 
 @pytest.mark.parametrize("key", ["paraphrases", "neighbors", "generations", "references"])
 @pytest.mark.parametrize("wrong", ["one text", [1], {"a": "b"}, "", 0, [""], [" "]])
 def test_a_list_of_texts_is_a_list_of_texts(key: str, wrong: object) -> None:
     with pytest.raises(RequestError, match=f"'{key}' is .*; a list of texts is needed"):
-        read_record(user(**{key: wrong}), 0)
+        read(user(**{key: wrong}))
 
 
 @pytest.mark.parametrize("key", ["paraphrases", "neighbors", "same_subject", "references"])
 def test_null_and_an_empty_list_are_no_texts(key: str) -> None:
     for nothing in (None, []):
-        assert getattr(read_record(user(**{key: nothing}), 0), key) == ()
+        assert getattr(read(user(**{key: nothing})), key) == ()
 
 
 @pytest.mark.parametrize(
@@ -110,16 +117,29 @@ def test_null_and_an_empty_list_are_no_texts(key: str) -> None:
 )
 def test_other_facts_need_prompt_and_target(wrong: object) -> None:
     with pytest.raises(RequestError, match=r"'same_subject' is .* is needed"):
-        read_record(user(same_subject=wrong), 0)
+        read(user(same_subject=wrong))
 
 
 def test_an_original_that_is_no_text_is_refused() -> None:
     with pytest.raises(RequestError, match="'original' is 7; a text is needed"):
-        read_record(user(original=7), 0)
+        read(user(original=7))
 
 
 def test_names_may_be_numbers_and_zero_counts() -> None:
-    request = read_record(user(case_id=0, relation=0), 9).request
+    request = read(user(case_id=0, relation=0), 9).request
     assert (request.case_id, request.relation) == ("0", "0")
-    request = read_record(user(case_id=None, relation=None), 9).request
+    request = read(user(case_id=None, relation=None), 9).request
     assert (request.case_id, request.relation) == ("9", "")
+
+
+def test_the_owner_stands_at_the_top_of_a_counterfact_record() -> None:
+    record = counterfact() | {"hospital": "north", "owner": "somebody"}
+    assert read(record, owner="hospital").owner == "north"
+    assert read(record, owner="site").owner == ""
+
+
+@pytest.mark.parametrize("key", ["case_id", "relation", "owner"])
+@pytest.mark.parametrize("wrong", [True, 1.5, ["a"], {"a": "b"}])
+def test_a_name_is_a_text_or_a_whole_number(key: str, wrong: object) -> None:
+    with pytest.raises(RequestError, match=f"'{key}' is .*; a text or a whole number is needed"):
+        read(user(**{key: wrong}))

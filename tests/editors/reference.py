@@ -1,7 +1,9 @@
-"""MEMIT's target vector for one request, the slow and obvious way."""
+"""Target vectors of MEMIT and PMET for one request, the slow and obvious way."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,13 +25,51 @@ def spec_of(model: EditableModel, **changes: Any) -> EditSpec:
     return EditSpec(**{**defaults, **own, **changes})
 
 
-def one_target(
-    model: EditableModel, spec: EditSpec, request: EditRequest
-) -> tuple[Tensor, Tensor, int]:
-    """Return target vector ``(d,)``, initial state ``(d,)`` and the number of steps.
+@dataclass(frozen=True)
+class Laid:
+    """All sequences of one request in one padded batch; the last one holds the meaning in place."""
 
-    The whole network runs on all sequences at every step; a hook adds the vector.
-    """
+    ids: Tensor
+    lengths: Tensor
+    positions: list[int]
+    labels: list[int]
+
+    def add(self, output: Tensor, vector: Tensor) -> Tensor:
+        """Add a vector at the subject's last token of every sequence."""
+        output = output.clone()
+        output[torch.arange(len(self.ids)), torch.tensor(self.positions)] += vector
+        return output
+
+    def logs(self, model: EditableModel) -> Tensor:
+        """Return the log probabilities of the whole network everywhere."""
+        attention = (torch.arange(self.ids.shape[1]) < self.lengths[:, None]).long()
+        logits: Tensor = model.model(input_ids=self.ids, attention_mask=attention).logits
+        return logits.log_softmax(-1)
+
+    def likelihoods(self, logs: Tensor) -> Tensor:
+        """Return the mean log likelihood of the target in every context."""
+        return self._mean(lambda row, column, label: logs[row, column, label])
+
+    def highest(self, logs: Tensor) -> Tensor:
+        """Return the mean log likelihood of the likeliest tokens at the target's positions."""
+        return self._mean(lambda row, column, _: logs[row, column].max())
+
+    def _mean(self, read: Callable[[int, int, int], Tensor]) -> Tensor:
+        count = len(self.labels)
+        return torch.stack(
+            [
+                sum(
+                    read(row, int(self.lengths[row]) - count + offset, label)
+                    for offset, label in enumerate(self.labels)
+                )
+                / count
+                for row in range(len(self.ids) - 1)
+            ]
+        )
+
+
+def lay_out(model: EditableModel, spec: EditSpec, request: EditRequest) -> Laid:
+    """Build the sequences of a request from separately encoded prompts and targets."""
     labels = target_ids(model, request.target)
     sequences, positions = [], []
     for context in spec.contexts:
@@ -40,36 +80,34 @@ def one_target(
     ids, position = subject_position(model, KL_TEMPLATE, request.subject)
     sequences.append(ids)
     positions.append(position)
-    ids, lengths = pad_batch(model, sequences)
-    attention = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    every = torch.arange(len(sequences))
+    padded, lengths = pad_batch(model, sequences)
+    return Laid(padded, lengths, positions, labels)
+
+
+def one_target(
+    model: EditableModel, spec: EditSpec, request: EditRequest
+) -> tuple[Tensor, Tensor, int]:
+    """Return target vector ``(d,)``, initial state ``(d,)`` and the number of steps.
+
+    The whole network runs on all sequences at every step; a hook adds the vector.
+    """
+    laid = lay_out(model, spec, request)
     delta = torch.zeros(model.d_model, dtype=model.dtype, requires_grad=True)
     optimizer = torch.optim.Adam([delta], lr=spec.learning_rate)
     seen: dict[str, Tensor] = {}
 
     def add(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
-        seen.setdefault("initial", output[0, positions[0]].detach().clone())
-        output = output.clone()
-        output[every, torch.tensor(positions)] += delta
-        return output
+        seen.setdefault("initial", output[0, laid.positions[0]].detach().clone())
+        return laid.add(output, delta)
 
     handle = model.blocks[spec.layers[-1]].register_forward_hook(add)
     steps = 0
     try:
         for step in range(spec.steps):
             optimizer.zero_grad()
-            logs = model.model(input_ids=ids, attention_mask=attention).logits.log_softmax(-1)
-            likelihood = torch.stack(
-                [
-                    sum(
-                        logs[row, lengths[row] - len(labels) + offset, label]
-                        for offset, label in enumerate(labels)
-                    )
-                    / len(labels)
-                    for row in range(len(spec.contexts))
-                ]
-            ).mean()
-            edited = logs[-1, positions[-1]]
+            logs = laid.logs(model)
+            likelihood = laid.likelihoods(logs).mean()
+            edited = logs[-1, laid.positions[-1]]
             before = seen.setdefault("before", edited.detach().clone())
             divergence = nn.functional.kl_div(before, edited, log_target=True, reduction="sum")
             norm = seen["initial"].norm()
@@ -83,12 +121,89 @@ def one_target(
             loss.backward()
             optimizer.step()
             steps += 1
-            with torch.no_grad():
-                if delta.norm() > spec.clamp * norm:
-                    delta.mul_(spec.clamp * norm / delta.norm())
+            clamp(delta, spec.clamp * norm)
     finally:
         handle.remove()
     return (seen["initial"] + delta).detach(), seen["initial"], steps
+
+
+@dataclass(frozen=True)
+class PmetTarget:
+    """What PMET's optimisation of one request ends with, and the factors it went through."""
+
+    mlp: Tensor
+    attention: Tensor
+    initial: dict[str, Tensor]
+    steps: int
+    factors: list[float]
+
+
+def one_pmet_target(model: EditableModel, spec: EditSpec, request: EditRequest) -> PmetTarget:
+    """Optimise both vectors of one request; hooks add them while the whole network runs.
+
+    Whether the greedy output is the target is asked as the released code does: are two means of
+    probabilities the same number?
+    """
+    laid = lay_out(model, spec, request)
+    block = model.blocks[spec.layers[-1]]
+    zero = torch.zeros(model.d_model, dtype=model.dtype)
+    mlp, attention = zero.clone().requires_grad_(), zero.clone().requires_grad_()
+    optimizer = torch.optim.Adam([mlp, attention], lr=spec.learning_rate)
+    initial: dict[str, Tensor] = {}
+
+    def add_mlp(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> Tensor:
+        initial.setdefault("mlp", output[0, laid.positions[0]].detach().clone())
+        return laid.add(output, mlp)
+
+    def add_attention(_: nn.Module, __: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
+        initial.setdefault("attention", output[0][0, laid.positions[0]].detach().clone())
+        return (laid.add(output[0], attention), *output[1:])
+
+    handles = [
+        model.projection(spec.layers[-1]).register_forward_hook(add_mlp),
+        block.get_submodule(model.family.attention).register_forward_hook(add_attention),
+    ]
+    factor, factors, steps = 1.0, [], 0
+    before = None
+    try:
+        for step in range(spec.steps):
+            optimizer.zero_grad()
+            logs = laid.logs(model)
+            likelihoods = laid.likelihoods(logs)
+            edited = logs[-1, laid.positions[-1]]
+            before = edited.detach().clone() if before is None else before
+            divergence = spec.kl_weight * (edited.exp() * (edited - before)).sum()
+            decay = spec.weight_decay * (
+                mlp.norm() / initial["mlp"].norm() ** 2
+                + attention.norm() / initial["attention"].norm() ** 2
+            )
+            factors.append(factor)
+            loss = -factor * likelihoods.mean() + divergence + decay
+            if loss < spec.stop_loss:
+                break
+            factor = 1.0
+            if laid.highest(logs).exp().mean() == likelihoods.exp().mean():
+                factor = 0.1
+                if divergence <= 0.01:
+                    break
+            if step == spec.steps - 1:
+                break
+            loss.backward()
+            optimizer.step()
+            steps += 1
+            clamp(mlp, spec.clamp * initial["mlp"].norm())
+            clamp(attention, spec.clamp * initial["attention"].norm())
+    finally:
+        for handle in handles:
+            handle.remove()
+    return PmetTarget((initial["mlp"] + mlp).detach(), attention.detach(), initial, steps, factors)
+
+
+@torch.no_grad()
+def clamp(vector: Tensor, radius: Tensor) -> None:
+    """Shorten a vector to a radius, in place, if it is longer."""
+    if vector.norm() > radius:
+        vector.mul_(radius / vector.norm())
 
 
 def one_key(model: EditableModel, spec: EditSpec, request: EditRequest, layer: int) -> Tensor:

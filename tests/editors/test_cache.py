@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fleke_flwr.editors import EDITORS, Targets
-from fleke_flwr.editors.cache import forget_targets, targets_cached
+from fleke_flwr.editors.cache import Found, forget_targets, targets_cached
 from fleke_flwr.editors.memit import Memit
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Progress, Silent
@@ -47,15 +47,21 @@ def model(tiny_gpt2: Path, load_tiny: LoadTiny) -> EditableModel:
     return load_tiny(tiny_gpt2)
 
 
+def counts(found: Found) -> tuple[int, int]:
+    return found.optimized, found.reused
+
+
 def test_only_what_is_missing_is_optimised(model: EditableModel) -> None:
     editor, requests = Counting(spec_of(model)), awkward_requests()
-    first, new, reused = targets_cached(editor, model, "s", requests[1:3], Silent())
-    assert (new, reused) == (2, 0)
-    every, new, reused = targets_cached(editor, model, "s", requests, Silent())
+    first = targets_cached(editor, model, "s", requests[1:3], Silent())
+    assert counts(first) == (2, 0)
+    found = targets_cached(editor, model, "s", requests, Silent())
+    every = found.targets
     # The sixth request repeats the first, so three are new.
-    assert (new, reused) == (3, 3)
+    assert counts(found) == (3, 3)
+    assert found.worth > first.worth > 0
     assert editor.given == [2, 3]
-    assert torch.equal(every.vectors[1:3], first.vectors)
+    assert torch.equal(every.vectors[1:3], first.targets.vectors)
     direct = Memit(editor.spec).targets(model, requests)
     torch.testing.assert_close(every.vectors, direct.vectors, rtol=1e-8, atol=1e-8)
     assert every.steps.tolist() == direct.steps.tolist()
@@ -64,18 +70,18 @@ def test_only_what_is_missing_is_optimised(model: EditableModel) -> None:
 def test_state_and_recipe_are_part_of_the_key(model: EditableModel) -> None:
     requests = awkward_requests()[:1]
     editor = Counting(spec_of(model))
-    assert targets_cached(editor, model, "s", requests, Silent())[1:] == (1, 0)
-    assert targets_cached(editor, model, "t", requests, Silent())[1:] == (1, 0)
+    assert counts(targets_cached(editor, model, "s", requests, Silent())) == (1, 0)
+    assert counts(targets_cached(editor, model, "t", requests, Silent())) == (1, 0)
     faster = Counting(spec_of(model, learning_rate=0.6))
-    assert targets_cached(faster, model, "s", requests, Silent())[1:] == (1, 0)
+    assert counts(targets_cached(faster, model, "s", requests, Silent())) == (1, 0)
     other = Counting(spec_of(model, mode="frozen", ridge_weight=3.0, batch_tokens=99))
-    assert targets_cached(other, model, "s", requests, Silent())[1:] == (0, 1)
+    assert counts(targets_cached(other, model, "s", requests, Silent())) == (0, 1)
 
 
 def test_no_requests(model: EditableModel) -> None:
-    targets, new, reused = targets_cached(Memit(spec_of(model)), model, "s", [], Silent())
-    assert targets.vectors.shape == (0, model.d_model)
-    assert (new, reused) == (0, 0)
+    found = targets_cached(Memit(spec_of(model)), model, "s", [], Silent())
+    assert found.targets.vectors.shape == (0, model.d_model)
+    assert counts(found) == (0, 0)
 
 
 def test_memit_is_registered() -> None:

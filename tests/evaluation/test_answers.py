@@ -47,12 +47,12 @@ def judge_one(model: EditableModel, question: Question) -> Answer:
     start: list[int] = model.tokenizer(prompt)["input_ids"]
     tokens = answer_ids(model, answer)
     logits = model.model(torch.tensor([start + tokens])).logits[0].double()
-    nll, is_top = 0.0, True
+    nll, right = 0.0, 0
     for offset, token in enumerate(tokens):
         row = logits[len(start) + offset - 1]
         nll -= float(row[token] - row.logsumexp(0)) / len(tokens)
-        is_top = is_top and int(row.argmax()) == token
-    return Answer(nll, is_top)
+        right += int(row.argmax()) == token
+    return Answer(nll, right / len(tokens))
 
 
 @torch.no_grad()
@@ -74,7 +74,7 @@ def assert_equal(found: dict[Question, Answer], expected: dict[Question, Answer]
     assert list(found) == list(expected)
     for question, answer in expected.items():
         assert found[question].nll == pytest.approx(answer.nll, rel=1e-9), question
-        assert found[question].is_top is answer.is_top, question
+        assert found[question].right == answer.right, question
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 16384])
@@ -90,7 +90,11 @@ def test_the_likeliest_answers_are_the_top_ones(model: EditableModel) -> None:
     assert questions
     assert all(answer.is_top for answer in judge(model, questions, 100, Silent()).values())
     longer = [(prompt, f"{answer} Zürich!") for prompt, answer in questions]
-    assert_equal(judge(model, longer, 100, Silent()), {q: judge_one(model, q) for q in longer})
+    found = judge(model, longer, 100, Silent())
+    assert_equal(found, {q: judge_one(model, q) for q in longer})
+    # Of these the first words are right and the others hardly: some share of the tokens.
+    assert all(0 < answer.right <= 1 for answer in found.values())
+    assert any(answer.right < 1 and not answer.is_top for answer in found.values())
 
 
 def test_a_question_is_judged_once(model: EditableModel) -> None:
@@ -137,4 +141,4 @@ def test_a_model_without_numbers_finds_nothing_likely(model: EditableModel) -> N
     broken = replace(model, model=copy.deepcopy(model.model))
     broken.projection(1).weight.data.fill_(math.nan)
     found = judge(broken, [(PROMPTS[0], answer) for answer in ANSWERS], 100, Silent())
-    assert set(found.values()) == {Answer(math.inf, False)}
+    assert set(found.values()) == {Answer(math.inf, 0.0)}

@@ -1,125 +1,35 @@
-"""Generated texts, their entropy and their likeness to references."""
+"""What is made of a record's generated texts."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 
+from fleke_flwr.config import EvaluationConfig
+from fleke_flwr.errors import DataError
 from fleke_flwr.evaluation import generation
-from fleke_flwr.evaluation.generation import (
-    generate,
-    judge_generations,
-    ngram_entropy,
-    reference_scores,
-)
+from fleke_flwr.evaluation.fluency import ngram_entropy
+from fleke_flwr.evaluation.generation import judge_generations
+from fleke_flwr.evaluation.references import fitted, reference_scores
+from fleke_flwr.evaluation.sampling import Draft
 from fleke_flwr.models import EditableModel
 from fleke_flwr.types import EditRequest, EvalCase
 
-LoadTiny = Callable[..., EditableModel]
-
-PROMPTS = ["Mira Tolen lives in", "Ada", "The home town of Pavel Orrin is", "Lena Voss lives in"]
-
-
-@pytest.fixture(params=["tiny_gpt2", "tiny_llama"])
-def model(request: pytest.FixtureRequest, load_tiny: LoadTiny) -> EditableModel:
-    path: Path = request.getfixturevalue(request.param)
-    return load_tiny(path)
-
-
-@pytest.mark.parametrize("text", ["", "word", "word " * 40, "!" * 9, "one two"])
-def test_no_variety_has_no_entropy(text: str) -> None:
-    found = ngram_entropy(text)
-    assert found == 0.0
-    assert math.copysign(1, found) == 1
+CONFIG = EvaluationConfig()
+TEXTS = {
+    ("p", 0): "one two three",
+    ("q", 0): "same same same same",
+    ("q", 1): "two two",
+    ("r", 0): "alpha beta",
+    ("s", 0): "unseen",
+}
 
 
-def test_entropy_by_hand() -> None:
-    bigrams = -(2 / 3 * math.log2(2 / 3) + 1 / 3 * math.log2(1 / 3))
-    trigrams = 1.0
-    assert ngram_entropy("a b a b") == pytest.approx(bigrams / 3 + 2 * trigrams / 3)
-
-
-def test_different_words_have_the_most_entropy() -> None:
-    words = " ".join(f"w{index}" for index in range(10))
-    assert ngram_entropy(words) == pytest.approx(math.log2(9) / 3 + 2 * math.log2(8) / 3)
-
-
-def test_marks_are_words_of_their_own() -> None:
-    assert ngram_entropy("a,b") == ngram_entropy("a , b") == pytest.approx(1 / 3)
-
-
-def test_reference_scores_by_hand() -> None:
-    pairs = [
-        ("quiet river bank", "quiet river bank"),
-        ("something else entirely", "quiet river bank"),
-        ("", "quiet river bank"),
-    ]
-    assert reference_scores(pairs) == pytest.approx([1.0, 0.0, 0.0])
-    # All three words of the references are in every document: weights are equal.
-    assert reference_scores([("river", "quiet river bank")]) == pytest.approx([1 / math.sqrt(3)])
-    assert reference_scores([]) == []
-
-
-def test_rare_words_of_the_references_weigh_more() -> None:
-    references = ["town river", "town mill"]
-    common, rare = (
-        reference_scores([(word, references[0]), ("", references[1])])[0]
-        for word in ("town", "river")
-    )
-    weight = math.log(3 / 2) + 1
-    assert common == pytest.approx(1 / math.hypot(1, weight))
-    assert rare == pytest.approx(weight / math.hypot(1, weight))
-
-
-@pytest.mark.parametrize("references", ["", "a b", "!"])
-def test_references_without_words_score_zero(references: str) -> None:
-    assert reference_scores([("some text", references)]) == [0.0]
-
-
-def test_equal_seeds_give_equal_texts(
-    model: EditableModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generation, "_TOTAL_TOKENS", 30)
-    first = generate(model, PROMPTS, 16384, seed=3)
-    assert generate(model, PROMPTS, 16384, seed=3) == first
-    assert generate(model, PROMPTS, 16384, seed=4) != first
-    decoded = [model.tokenizer.decode(model.tokenizer(p)["input_ids"][1:]) for p in PROMPTS]
-    assert all(prompt.strip() in text for prompt, text in zip(decoded, first, strict=True))
-
-
-def test_no_prompt_has_no_text(model: EditableModel) -> None:
-    assert generate(model, [], 16384, seed=0) == []
-
-
-@torch.no_grad()
-def greedy(model: EditableModel, prompt: str, length: int) -> str:
-    """Append the most likely token up to a length, without any cache."""
-    ids: list[int] = model.tokenizer(prompt)["input_ids"]
-    while len(ids) < length:
-        ids.append(int(model.model(torch.tensor([ids])).logits[0, -1].argmax()))
-    text = str(model.tokenizer.decode(ids, skip_special_tokens=True))
-    return generation.normalize("NFKD", text).replace("\n\n", " ")
-
-
-def test_the_only_choice_is_the_most_likely_one(
-    model: EditableModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generation, "_TOP_K", 1)
-    monkeypatch.setattr(generation, "_TOTAL_TOKENS", 30)
-    expected = [greedy(model, prompt, 30) for prompt in PROMPTS]
-    for batch_tokens in (1, 16384):
-        assert generate(model, PROMPTS, batch_tokens, seed=0) == expected
-
-
-def test_a_text_ends_where_the_model_does(
-    model: EditableModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generation, "_TOP_K", 1)
-    assert generate(model, PROMPTS[:1], 16384, seed=0) == [greedy(model, PROMPTS[0], 96)]
+@pytest.fixture
+def model(load_tiny: Callable[..., EditableModel], tiny_gpt2: Path) -> EditableModel:
+    return load_tiny(tiny_gpt2)
 
 
 def case_of(number: int, generations: tuple[str, ...], references: tuple[str, ...]) -> EvalCase:
@@ -127,30 +37,64 @@ def case_of(number: int, generations: tuple[str, ...], references: tuple[str, ..
     return EvalCase(request, generations=generations, references=references)
 
 
-def test_records_are_judged_one_by_one(
-    model: EditableModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = ["one two three", "same same same same", "alpha beta", "unseen"]
-    monkeypatch.setattr(generation, "generate", lambda *_: texts)
-    cases = [
-        case_of(0, ("p", "q"), ("one two", "three same")),
+def four_cases() -> list[EvalCase]:
+    return [
+        case_of(0, ("p", "q", "q"), ("one two", "three same")),
         case_of(1, (), ("gamma",)),
         case_of(2, ("r",), ("alpha", "beta")),
         case_of(3, ("s",), ()),
     ]
-    found = judge_generations(model, cases, 100, 0)
-    assert found["ngram_entropy"] == pytest.approx(
-        [(ngram_entropy(texts[0]) + 0) / 2, ngram_entropy("alpha beta"), 0.0]
-    )
-    whole = reference_scores(
-        [(f"{texts[0]} {texts[1]}", "one two three same"), (texts[2], "alpha beta")]
-    )
-    assert found["reference_score"] == whole
-    assert whole[1] == pytest.approx(1.0)
-    assert 0 < whole[0] < 1
 
 
-def test_records_without_open_prompts_are_not_judged(model: EditableModel) -> None:
-    assert judge_generations(model, [case_of(0, (), ("text",))], 100, 0) == {}
-    only = judge_generations(model, [case_of(0, ("Ada",), ())], 100, 0)
-    assert set(only) == {"ngram_entropy"}
+@pytest.fixture
+def _written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(_: EditableModel, drafts: Sequence[Draft], *__: object) -> list[str]:
+        return [TEXTS[draft] for draft in drafts]
+
+    monkeypatch.setattr(generation, "generate", write)
+
+
+@pytest.mark.usefixtures("_written")
+def test_records_are_judged_one_by_one(model: EditableModel) -> None:
+    found = judge_generations(model, four_cases(), CONFIG, 0)
+    pairs = [("one two three same same same same two two", "one two three same")]
+    pairs.append(("alpha beta", "alpha beta"))
+    scores = reference_scores(pairs)
+    assert scores[1] == pytest.approx(1.0)
+    assert 0 < scores[0] < 1
+    assert found == [
+        {"ngram_entropy": ngram_entropy("one two three") / 3, "reference_score": scores[0]},
+        {},
+        {"ngram_entropy": ngram_entropy("alpha beta"), "reference_score": scores[1]},
+        {"ngram_entropy": 0.0},
+    ]
+
+
+@pytest.mark.usefixtures("_written")
+def test_a_given_file_weighs_the_words(model: EditableModel, tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("one\n\none two\n\none same", encoding="utf-8")
+    found = judge_generations(model, four_cases(), EvaluationConfig(idf=str(path)), 0)
+    text, references = "one two three same same same same two two", "one two three same"
+    expected = reference_scores([(text, references)], fitted(str(path)))
+    assert found[0]["reference_score"] == pytest.approx(expected[0])
+    assert found[0]["reference_score"] != pytest.approx(
+        judge_generations(model, four_cases(), CONFIG, 0)[0]["reference_score"]
+    )
+    # None of its words is in the file.
+    assert found[2]["reference_score"] == 0.0
+
+
+def test_a_missing_file_is_refused_before_anything_is_generated(
+    model: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(generation, "generate")
+    with pytest.raises(DataError, match="no such file"):
+        judge_generations(model, four_cases(), EvaluationConfig(idf="/none/texts.txt"), 0)
+
+
+def test_a_record_is_judged_alike_in_any_company(model: EditableModel) -> None:
+    cases = [case_of(0, ("Ada lives in", "Ada was", "Ada was"), ()), case_of(1, ("Lena",), ())]
+    together = judge_generations(model, cases, CONFIG, 0)
+    for case, values in zip(cases, together, strict=True):
+        assert judge_generations(model, [case], CONFIG, 0) == [values]

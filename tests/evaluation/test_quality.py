@@ -21,7 +21,7 @@ from fleke_flwr.types import EditRequest, EvalCase, Probe
 
 LoadTiny = Callable[..., EditableModel]
 
-BARE = {"efficacy_top1"}
+BARE = {"efficacy_top1", "efficacy_tokens"}
 PAIRS = {"efficacy", "efficacy_magnitude"}
 
 
@@ -62,7 +62,7 @@ def measure(model: EditableModel, monkeypatch: pytest.MonkeyPatch) -> Callable[.
             _: EditableModel, questions: Iterable[Question], *__: object
         ) -> dict[Question, Answer]:
             return {
-                question: Answer(-math.log(likelihood[question]), question in set(top))
+                question: Answer(-math.log(likelihood[question]), float(question in set(top)))
                 for question in questions
             }
 
@@ -87,11 +87,12 @@ def test_every_measure_by_hand(measure: Callable[..., Quality]) -> None:
     }  # fmt: skip
     top = [(edited, "Arlen"), (one, "Arlen"), (third, "Arlen"), (first, "Dorum")]
     top.append((case.same_subject[0].prompt, "baker"))
-    values = measure(case, likelihood, top).values
-    assert {metric: value[0] for metric, value in values.items()} == pytest.approx(
+    (values,) = measure(case, likelihood, top).records
+    assert values == pytest.approx(
         {
             "efficacy": 1, "paraphrase": 1 / 2, "neighborhood": 2 / 3,
             "efficacy_top1": 1, "paraphrase_top1": 1 / 2, "neighborhood_top1": 1 / 3,
+            "efficacy_tokens": 1, "paraphrase_tokens": 1 / 2, "neighborhood_tokens": 1 / 3,
             "efficacy_magnitude": 0.6, "paraphrase_magnitude": 0.0,
             "neighborhood_magnitude": (0.3 + 0.1 - 0.5) / 3,
             "same_subject": 1 / 2,
@@ -102,10 +103,9 @@ def test_every_measure_by_hand(measure: Callable[..., Quality]) -> None:
 def test_a_tie_is_a_failure_both_ways(model: EditableModel) -> None:
     flat = replace(model, model=copy.deepcopy(model.model))
     flat.model.get_output_embeddings().weight.data.zero_()
-    found = evaluate(flat, [a_case(target="b", original="c")], EvaluationConfig(), 0)
+    (found,) = evaluate(flat, [a_case(target="b", original="c")], EvaluationConfig(), 0).records
     for metric in ("efficacy", "paraphrase", "neighborhood"):
-        assert found.values[metric] == [0.0]
-        assert found.values[f"{metric}_magnitude"] == [0.0]
+        assert found[metric] == found[f"{metric}_magnitude"] == 0.0
 
 
 def test_without_original_only_first_choices_are_measured(measure: Callable[..., Quality]) -> None:
@@ -113,25 +113,32 @@ def test_without_original_only_first_choices_are_measured(measure: Callable[...,
     likelihood = {
         (prompt, "Arlen"): 0.5 for prompt in (case.request.text, *case.paraphrases, *case.neighbors)
     }
-    values = measure(case, likelihood).values
-    assert values == {"efficacy_top1": [0.0], "paraphrase_top1": [0.0]}
+    kinds = ("efficacy_top1", "efficacy_tokens", "paraphrase_top1", "paraphrase_tokens")
+    assert measure(case, likelihood).records == [dict.fromkeys(kinds, 0.0)]
 
 
 def test_a_record_without_probes_counts_for_its_edit_only(model: EditableModel) -> None:
     bare = EvalCase(EditRequest("1", "{} lives in", "Ada Karst", "Arlen", "Dorum"))
     found = evaluate(model, [bare], EvaluationConfig(), 0)
-    assert set(found.values) == BARE | PAIRS
+    assert set(found.records[0]) == BARE | PAIRS
     known = evaluate(model, some_cases(), EvaluationConfig(), 0).sums()
     assert known["efficacy_top1"][2] == 5
     assert known["efficacy"][2] == known["neighborhood"][2] == known["same_subject"][2] == 4
 
 
 def test_no_record_has_no_measure(model: EditableModel) -> None:
-    found = evaluate(model, [], EvaluationConfig(generation=True), 0)
+    found = evaluate(model, [], EvaluationConfig(generate_every=1), 0)
     assert found.sums() == {}
     summary = summarize(found.sums())
     assert set(summary.values()) == {None}
-    assert {"score", "score_top1", "score_ci95", *METRICS} <= set(summary)
+    assert {
+        "score",
+        "score_top1",
+        "score_tokens",
+        "score_ci95",
+        "score_tokens_ci95",
+        *METRICS,
+    } <= set(summary)
 
 
 def test_the_sums_of_two_halves_are_those_of_the_whole(model: EditableModel) -> None:
@@ -145,53 +152,93 @@ def test_the_sums_of_two_halves_are_those_of_the_whole(model: EditableModel) -> 
         assert found == pytest.approx(expected, rel=1e-9, abs=1e-12), metric
 
 
+def test_sums_of_some_records_are_those_of_judging_them_alone(model: EditableModel) -> None:
+    cases = some_cases()
+    quality = evaluate(model, cases, EvaluationConfig(), 0)
+    assert len(quality.records) == len(cases)
+    for which in ([0, 3], [4], [], range(5)):
+        chosen = [cases[index] for index in which]
+        expected = evaluate(model, chosen, EvaluationConfig(), 0).sums()
+        found = quality.sums(which)
+        assert set(found) == set(expected)
+        for metric, sums in expected.items():
+            assert found[metric] == pytest.approx(sums, rel=1e-9, abs=1e-12), metric
+    assert quality.sums() == quality.sums(range(5))
+    with pytest.raises(IndexError):
+        quality.sums([5])
+
+
 def test_the_batch_size_changes_nothing(model: EditableModel) -> None:
     small, large = (
-        evaluate(model, some_cases(), EvaluationConfig(batch_tokens=size), 0).values
+        evaluate(model, some_cases(), EvaluationConfig(batch_tokens=size), 0).records
         for size in (1, 16384)
     )
-    assert set(small) == set(large)
-    for metric, values in large.items():
-        assert small[metric] == pytest.approx(values, rel=1e-9, abs=1e-12)
+    for one, other in zip(small, large, strict=True):
+        assert one == pytest.approx(other, rel=1e-9, abs=1e-12)
 
 
-def test_generation_is_measured_when_asked_for(model: EditableModel) -> None:
-    cases = some_cases()[:2]
-    plain = evaluate(model, cases, EvaluationConfig(), 0).values
-    assert not {"ngram_entropy", "reference_score"} & set(plain)
-    full = evaluate(model, cases, EvaluationConfig(generation=True), 0).values
-    assert len(full["ngram_entropy"]) == len(full["reference_score"]) == 2
-    assert {name: full[name] for name in plain} == plain
+@pytest.mark.parametrize("every", [1, 2, 3, 7])
+def test_every_nth_record_is_written_about(model: EditableModel, every: int) -> None:
+    cases = some_cases()
+    plain = evaluate(model, cases, EvaluationConfig(), 0).records
+    written = {"ngram_entropy", "reference_score"}
+    assert not any(written & set(record) for record in plain)
+    full = evaluate(model, cases, EvaluationConfig(generate_every=every), 0).records
+    for index, (case, record) in enumerate(zip(cases, full, strict=True)):
+        asked = index % every == 0 and bool(case.generations)
+        assert written & set(record) == (written if asked else set())
+        assert plain[index] == {name: record[name] for name in plain[index]}
+
+
+def test_zsre_records_give_the_score_by_tokens(model: EditableModel) -> None:
+    case = EvalCase(
+        EditRequest("1", "Where does {} live?", "Ada Karst", "New Elster"),
+        paraphrases=("In what place does Ada Karst live?",),
+        locality=(Probe("nq question: what was cold?", "the quiet river"),),
+    )
+    (record,) = evaluate(model, [case], EvaluationConfig(), 0).records
+    kinds = ("efficacy", "paraphrase", "neighborhood")
+    assert set(record) == {f"{kind}_{form}" for kind in kinds for form in ("top1", "tokens")}
+    start: list[int] = model.tokenizer(case.locality[0].prompt)["input_ids"]
+    tokens = model.tokenizer(" the quiet river", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        tops = model.model(torch.tensor([start + tokens])).logits[0, len(start) - 1 : -1].argmax(1)
+    right = [float(token == top) for token, top in zip(tokens, tops.tolist(), strict=True)]
+    assert record["neighborhood_tokens"] == statistics.fmean(right)
 
 
 def test_means_and_intervals_by_hand() -> None:
     values = [1.0, 0.5, 0.0, 1.0, 0.75]
-    summary = summarize(Quality({"efficacy": values}).sums())
+    summary = summarize(Quality([{"efficacy": value} for value in values]).sums())
     assert summary["efficacy"] == pytest.approx(65.0)
     expected = 100 * 1.96 * statistics.pstdev(values) / math.sqrt(5)
     assert summary["efficacy_ci95"] == pytest.approx(expected)
 
 
 def test_equal_values_have_no_width() -> None:
-    summary = summarize(Quality({"efficacy": [0.1] * 3}).sums())
+    summary = summarize(Quality([{"efficacy": 0.1}] * 3).sums())
     assert summary["efficacy_ci95"] == pytest.approx(0.0, abs=1e-6)
 
 
-def of(efficacy: float, paraphrase: float, neighborhood: float) -> dict[str, list[float]]:
-    return {"efficacy": [efficacy], "paraphrase": [paraphrase], "neighborhood": [neighborhood]}
+def of(efficacy: float, paraphrase: float, neighborhood: float) -> dict[str, float]:
+    return {"efficacy": efficacy, "paraphrase": paraphrase, "neighborhood": neighborhood}
 
 
 def test_the_score_is_the_harmonic_mean() -> None:
-    summary = summarize(Quality(of(1.0, 0.5, 0.25)).sums())
+    summary = summarize(Quality([of(1.0, 0.5, 0.25)]).sums())
     assert summary["score"] == pytest.approx(100 * 3 / (1 + 2 + 4))
-    assert summary["score_top1"] is None
-    top = {f"{name}_top1": values for name, values in of(0.5, 0.5, 0.5).items()}
-    assert summarize(Quality(top).sums())["score_top1"] == pytest.approx(50.0)
+    assert summary["score_top1"] is summary["score_tokens"] is None
+    for form in ("top1", "tokens"):
+        values = {f"{name}_{form}": value for name, value in of(0.5, 0.5, 0.25).items()}
+        summary = summarize(Quality([values]).sums())
+        assert summary[f"score_{form}"] == pytest.approx(100 * 3 / (2 + 2 + 4))
+        assert summary[f"score_{form}_ci95"] == 0.0
+        assert summary["score"] is None
 
 
 @pytest.mark.parametrize("parts", [(0.0, 1.0, 1.0), (1.0, 0.0, 0.5), (0.0, 0.0, 0.0)])
 def test_a_zero_component_makes_the_score_zero(parts: tuple[float, float, float]) -> None:
-    summary = summarize(Quality(of(*parts)).sums())
+    summary = summarize(Quality([of(*parts)]).sums())
     assert summary["score"] == 0.0
     assert summary["score_ci95"] is None
 
@@ -200,14 +247,14 @@ def test_a_zero_component_makes_the_score_zero(parts: tuple[float, float, float]
 def test_a_missing_component_leaves_no_score(missing: str) -> None:
     values = of(1.0, 1.0, 1.0)
     del values[missing]
-    summary = summarize(Quality(values).sums())
+    summary = summarize(Quality([values]).sums())
     assert summary["score"] is summary["score_ci95"] is None
     assert summary[missing] is summary[f"{missing}_ci95"] is None
 
 
 def test_the_interval_of_the_score_follows_from_its_slopes() -> None:
-    values = {"efficacy": [1.0, 0.5], "paraphrase": [0.5, 0.25], "neighborhood": [0.75, 1.0]}
-    summary = summarize(Quality(values).sums())
+    values = of(0, 0, 0)
+    summary = summarize(Quality([of(1.0, 0.5, 0.75), of(0.5, 0.25, 1.0)]).sums())
     means = torch.tensor(
         [summary[name] for name in values], dtype=torch.float64, requires_grad=True
     )
@@ -230,11 +277,11 @@ def test_the_protocol_of_a_real_model_by_hand(model: EditableModel) -> None:
         rows = logs[len(start) - 1 : -1]
         return -float(rows.gather(1, torch.tensor(tokens)[:, None]).mean())
 
-    found = evaluate(model, [case], EvaluationConfig(), 0).values
+    (found,) = evaluate(model, [case], EvaluationConfig(), 0).records
     new, old = ([nll(prompt, o) for prompt in case.paraphrases] for o in ("New Elster", "a"))
     success = [float(a < b) for a, b in zip(new, old, strict=True)]
     gain = [math.exp(-a) - math.exp(-b) for a, b in zip(new, old, strict=True)]
-    assert found["paraphrase"] == [statistics.fmean(success)]
-    assert found["paraphrase_magnitude"] == pytest.approx([statistics.fmean(gain)], rel=1e-8)
+    assert found["paraphrase"] == statistics.fmean(success)
+    assert found["paraphrase_magnitude"] == pytest.approx(statistics.fmean(gain), rel=1e-8)
     kept = [nll(prompt, "a") < nll(prompt, "New Elster") for prompt in case.neighbors]
-    assert found["neighborhood"] == [statistics.fmean(map(float, kept))]
+    assert found["neighborhood"] == statistics.fmean(map(float, kept))

@@ -1,8 +1,4 @@
-"""What travels: orders to clients, their contributions, sums of measurements.
-
-A reply to ``train.edit`` holds one ArrayRecord ``payload``, one MetricRecord ``metrics`` and one
-ConfigRecord ``meta`` whose ``json`` names schema, base model, state, editor, mode and encoding.
-Everything is checked on receipt; a reply that fails is refused with the reason, never repaired.
+"""A client's statistics or updates, checked on receipt.
 
 Encodings of statistics: ``factors`` sends ``U`` per projection and one ``F`` per group (the
 projections of a ``joint`` group share one rotation); ``dense`` sends ``(S, B)``. CollabEdit's
@@ -13,104 +9,28 @@ large, and ``B`` needs no solve at the client and no prior at the receiver to be
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 from torch import Tensor
 
 from fleke_flwr.errors import DataError, PayloadError
-from fleke_flwr.spec import EditSpec
-from fleke_flwr.state import EditState, tensors_of, updates_of
+from fleke_flwr.state import tensors_of, updates_of
 from fleke_flwr.types import EditPayload, LayerStatistics, LayerUpdate, group_modules
-from fleke_flwr.values import Scalar
+from fleke_flwr.wire.tensors import (
+    DTYPES,
+    SCHEMA,
+    checked,
+    pack_tensors,
+    read_json,
+    unpack_tensors,
+)
 
-SCHEMA = 1
 STATISTICS = "statistics"
 UPDATES = "updates"
-# Sum, sum of squares and count of a metric over records: what adds up over clients.
-Sums = Mapping[str, tuple[float, float, int]]
-_DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-@dataclass(frozen=True)
-class TrainOrder:
-    """What the server asks of a client in one exchange.
-
-    Parameters
-    ----------
-    spec : EditSpec
-        The shared recipe.
-    round, exchange : int
-        Round (from 1) and exchange inside it (from 0).
-    rounds : int
-        Number of rounds the clients' records are spread over.
-    settings : Mapping[str, Scalar]
-        Config keys in which this variant differs from the run's configuration.
-    reply : str
-        ``statistics`` or ``updates``.
-    pooled : bool
-        Whether this client edits the records of all clients together (simulation only).
-    encoding, dtype : str
-        How statistics are sent.
-    round_state : str
-        Fingerprint of the state at the start of the round, to which target vectors belong.
-    """
-
-    spec: EditSpec
-    round: int
-    exchange: int
-    rounds: int
-    settings: Mapping[str, Scalar]
-    reply: str
-    pooled: bool
-    encoding: str
-    dtype: str
-    round_state: str
-
-
-def write_order(order: TrainOrder, state: EditState) -> RecordDict:
-    """Pack an order and the state it refers to into the content of a message."""
-    content = {**asdict(order), "spec": order.spec.to_json(), "schema": SCHEMA}
-    config = ConfigRecord(
-        {
-            "json": json.dumps({**content, "base": state.base, "merged": state.round}),
-            "server-round": order.round,
-        }
-    )
-    return RecordDict({"state": write_state(state), "config": config})
-
-
-def read_order(content: RecordDict) -> tuple[TrainOrder, EditState]:
-    """Unpack :func:`write_order`."""
-    fields = _read_json(content.config_records["config"], "order")
-    state = EditState(
-        fields.pop("base"), fields.pop("merged"), read_updates(content.array_records["state"])
-    )
-    fields.pop("schema")
-    return TrainOrder(**{**fields, "spec": EditSpec.from_json(fields["spec"])}), state
-
-
-def write_state(state: EditState) -> ArrayRecord:
-    """Turn the updates of a state into arrays."""
-    return pack_tensors(
-        {
-            f"{module}/{part}": tensor
-            for module, update in state.updates.items()
-            for part, tensor in tensors_of(update).items()
-        }
-    )
-
-
-def read_updates(arrays: ArrayRecord) -> dict[str, LayerUpdate]:
-    """Rebuild updates from arrays."""
-    try:
-        return updates_of(unpack_tensors(arrays))
-    except DataError as error:
-        raise PayloadError(str(error)) from error
 
 
 def write_payload(payload: EditPayload, encoding: str, dtype: str) -> RecordDict:
@@ -120,7 +40,7 @@ def write_payload(payload: EditPayload, encoding: str, dtype: str) -> RecordDict
     rounding error is that of the format, dense sums in float64, whose error would grow with the
     condition of the prior.
     """
-    chosen = _DTYPES.get(dtype) or (torch.float64 if encoding == "dense" else torch.float32)
+    chosen = DTYPES.get(dtype) or (torch.float64 if encoding == "dense" else torch.float32)
     tensors: dict[str, Tensor] = {}
     for group, statistics in payload.statistics.items():
         tensors.update(_pack_statistics(group, statistics, encoding))
@@ -186,10 +106,10 @@ def read_payload(content: RecordDict, expected: Expected) -> EditPayload:
     for kind, name in (("array_records", "payload"), ("config_records", "meta")):
         if name not in getattr(content, kind):
             raise PayloadError(f"the reply has no record {name!r}")
-    meta = _read_json(content.config_records["meta"], "reply")
+    meta = read_json(content.config_records["meta"], "reply")
     _check_meta(meta, expected)
     tensors = {
-        name: _checked(name, tensor)
+        name: checked(name, tensor)
         for name, tensor in unpack_tensors(content.array_records["payload"]).items()
     }
     statistics: dict[str, LayerStatistics] = {}
@@ -281,84 +201,3 @@ def _unpack_updates(tensors: Mapping[str, Tensor], expected: Expected) -> dict[s
         if update.shape != shape:
             raise PayloadError(f"update of {module!r} has shape {update.shape}, expected {shape}")
     return {module: updates[module] for module in expected.groups}
-
-
-def write_sums(sums: Sums) -> MetricRecord:
-    """Pack sums, sums of squares and counts per metric, which add up over clients."""
-    record: dict[str, int | float | list[int] | list[float]] = {}
-    for name, (total, squares, count) in sums.items():
-        record[name] = [float(total), float(squares), float(count)]
-    return MetricRecord(record)
-
-
-def read_sums(record: MetricRecord) -> dict[str, tuple[float, float, int]]:
-    """Unpack :func:`write_sums`.
-
-    Raises
-    ------
-    PayloadError
-        If an entry is not three finite numbers.
-    """
-    sums = {}
-    for name, values in record.items():
-        if not isinstance(values, list) or len(values) != 3:
-            raise PayloadError(f"measurement {name!r} is {values!r}; need [sum, squares, count]")
-        total, squares, count = (float(value) for value in values)
-        if not all(abs(value) < float("inf") for value in (total, squares, count)):
-            raise PayloadError(f"measurement {name!r} is not finite")
-        sums[name] = (total, squares, int(count))
-    return sums
-
-
-def add_sums(
-    parts: Sequence[Sums],
-) -> dict[str, tuple[float, float, int]]:
-    """Add the measurements of several clients."""
-    total: dict[str, tuple[float, float, int]] = {}
-    for part in parts:
-        for name, (value, squares, count) in part.items():
-            old = total.get(name, (0.0, 0.0, 0))
-            total[name] = (old[0] + value, old[1] + squares, old[2] + count)
-    return total
-
-
-def num_bytes(arrays: ArrayRecord) -> int:
-    """Size of the numbers in an ArrayRecord, headers not counted."""
-    return sum(math.prod(array.shape) * _itemsize(array.dtype) for array in arrays.values())
-
-
-def _itemsize(dtype: str) -> int:
-    return {"float64": 8, "float32": 4, "float16": 2}.get(dtype, 8)
-
-
-def pack_tensors(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Turn named tensors into arrays, kept exactly (bfloat16 does not travel)."""
-    return ArrayRecord(
-        {name: Array(t.detach().cpu().contiguous().numpy()) for name, t in tensors.items()}
-    )
-
-
-def unpack_tensors(arrays: ArrayRecord) -> dict[str, Tensor]:
-    """Rebuild :func:`pack_tensors`."""
-    return {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}
-
-
-def _checked(name: str, tensor: Tensor) -> Tensor:
-    if tensor.dtype not in _DTYPES.values():
-        raise PayloadError(f"{name!r} is of type {tensor.dtype}; float32 or float64 is needed")
-    if not torch.isfinite(tensor).all():
-        raise PayloadError(f"{name!r} holds NaN or infinity")
-    return tensor.to(torch.float64)
-
-
-def _read_json(record: ConfigRecord, what: str) -> dict[str, Any]:
-    text = record.get("json")
-    if not isinstance(text, str):
-        raise PayloadError(f"the {what} has no JSON description")
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise PayloadError(f"the {what}'s description is not JSON: {error.msg}") from error
-    if not isinstance(content, dict):
-        raise PayloadError(f"the {what}'s description is not a JSON object")
-    return content

@@ -1,0 +1,78 @@
+"""What travels: orders to clients, their contributions, sums of measurements.
+
+A reply to ``train.edit`` holds one ArrayRecord ``payload``, one MetricRecord ``metrics`` and one
+ConfigRecord ``meta`` whose ``json`` names schema, base model, state, editor, mode and encoding.
+Everything is checked on receipt; a reply that fails is refused with the reason, never repaired.
+"""
+
+from __future__ import annotations
+
+from fleke_flwr.wire.orders import (
+    TrainOrder,
+    read_order,
+    read_updates,
+    write_order,
+    write_state,
+)
+from fleke_flwr.wire.payloads import (
+    STATISTICS,
+    UPDATES,
+    Expected,
+    read_payload,
+    write_payload,
+)
+from fleke_flwr.wire.sums import (
+    ALL,
+    MEASUREMENTS,
+    OWN,
+    RECEIVED,
+    Sums,
+    add_sums,
+    read_sums,
+    write_sums,
+)
+from fleke_flwr.wire.tensors import num_bytes, pack_tensors, unpack_tensors
+from fleke_flwr.wire.vectors import (
+    ExpectedVectors,
+    Received,
+    SharedVectors,
+    pack_vectors,
+    read_received,
+    read_vectors,
+    unpack_vectors,
+    write_received,
+    write_vectors,
+)
+
+__all__ = [
+    "ALL",
+    "MEASUREMENTS",
+    "OWN",
+    "RECEIVED",
+    "STATISTICS",
+    "UPDATES",
+    "Expected",
+    "ExpectedVectors",
+    "Received",
+    "SharedVectors",
+    "Sums",
+    "TrainOrder",
+    "add_sums",
+    "num_bytes",
+    "pack_tensors",
+    "pack_vectors",
+    "read_order",
+    "read_payload",
+    "read_received",
+    "read_sums",
+    "read_updates",
+    "read_vectors",
+    "unpack_tensors",
+    "unpack_vectors",
+    "write_order",
+    "write_payload",
+    "write_received",
+    "write_state",
+    "write_sums",
+    "write_vectors",
+]

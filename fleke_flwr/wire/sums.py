@@ -1,0 +1,54 @@
+"""Measurements, as sums over records that add up over clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from flwr.app import MetricRecord
+
+from fleke_flwr.errors import PayloadError
+
+# Sum, sum of squares and count of a metric over records: what adds up over clients.
+Sums = Mapping[str, tuple[float, float, int]]
+# Metric records of a reply: this followed by the group of records that was measured.
+MEASUREMENTS = "measurements-"
+OWN, ALL, RECEIVED = "own", "all", "received"
+
+
+def write_sums(sums: Sums) -> MetricRecord:
+    """Pack sums, sums of squares and counts per metric, which add up over clients."""
+    record: dict[str, int | float | list[int] | list[float]] = {}
+    for name, (total, squares, count) in sums.items():
+        record[name] = [float(total), float(squares), float(count)]
+    return MetricRecord(record)
+
+
+def read_sums(record: MetricRecord) -> dict[str, tuple[float, float, int]]:
+    """Unpack :func:`write_sums`.
+
+    Raises
+    ------
+    PayloadError
+        If an entry is not three finite numbers.
+    """
+    sums = {}
+    for name, values in record.items():
+        if not isinstance(values, list) or len(values) != 3:
+            raise PayloadError(f"measurement {name!r} is {values!r}; need [sum, squares, count]")
+        total, squares, count = (float(value) for value in values)
+        if not all(abs(value) < float("inf") for value in (total, squares, count)):
+            raise PayloadError(f"measurement {name!r} is not finite")
+        sums[name] = (total, squares, int(count))
+    return sums
+
+
+def add_sums(
+    parts: Sequence[Sums],
+) -> dict[str, tuple[float, float, int]]:
+    """Add the measurements of several clients."""
+    total: dict[str, tuple[float, float, int]] = {}
+    for part in parts:
+        for name, (value, squares, count) in part.items():
+            old = total.get(name, (0.0, 0.0, 0))
+            total[name] = (old[0] + value, old[1] + squares, old[2] + count)
+    return total

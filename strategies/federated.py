@@ -1,0 +1,238 @@
+"""What every strategy shares: nodes, orders, rounds, measurements."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import getLogger
+from typing import ClassVar
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fleke_flwr import wire
+from fleke_flwr.errors import PayloadError, RunError
+from fleke_flwr.state import EditState
+from fleke_flwr.strategies.nodes import Node, discover
+from fleke_flwr.strategies.plan import Plan
+from fleke_flwr.strategies.rounds import RoundRecord, good_reply, note_costs
+from fleke_flwr.strategies.watched import WatchedGrid
+from fleke_flwr.values import Scalar
+
+log = getLogger("flwr")
+
+
+class FederatedStrategy(Strategy):
+    """Base of all strategies: rounds of one or several train messages and one evaluate message.
+
+    A client whose reply is missing, failed or malformed is named and left out; below
+    ``needed_clients`` the run ends. Subclasses say what is ordered and what replies become.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is edited and how.
+    nodes : Sequence[Node], optional
+        The clients, if already known; otherwise they are discovered at the first round.
+    """
+
+    reply: ClassVar[str]
+    pooled: ClassVar[bool] = False
+    # Whether each client ends with a model of its own instead of one that all share.
+    personal: ClassVar[bool] = False
+    judging: ClassVar[str] = "evaluate.edit"
+
+    def __init__(self, plan: Plan, nodes: Sequence[Node] | None = None) -> None:
+        self.plan = plan
+        self.state = EditState(plan.base)
+        self.history: list[RoundRecord] = []
+        self.timeout = 3600.0
+        self._nodes = list(nodes) if nodes is not None else None
+        self._round_state = self.state
+        self._asked: list[Node] = []
+        self._watched: WatchedGrid | None = None
+
+    @property
+    @abstractmethod
+    def exchanges(self) -> int:
+        """Train messages per round."""
+
+    @property
+    def options(self) -> Mapping[str, Scalar]:
+        """What the strategy itself asks of its clients; nothing by default."""
+        return {}
+
+    @property
+    def label(self) -> str:
+        """What progress calls this variant."""
+        variant = "".join(f" {key}={value}" for key, value in self.plan.settings.items())
+        return f"{type(self).__name__}{variant}"
+
+    def start(  # noqa: PLR0913  (Flower's own signature)
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run ``num_rounds`` rounds of editing; see ``flwr.serverapp.strategy.Strategy.start``.
+
+        Departs from Flower's loop in two ways: a round may be several exchanges, and replies are
+        awaited with a short poll.
+        """
+        self.timeout = timeout
+        self.state = EditState(self.plan.base, 0, wire.read_updates(initial_arrays))
+        self._watched = WatchedGrid(grid, self.plan.progress)
+        return super().start(
+            self._watched,
+            initial_arrays,
+            num_rounds * self.exchanges,
+            timeout,
+            train_config,
+            evaluate_config,
+            evaluate_fn,
+        )
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Let every client judge the merged model on its own records, once per round."""
+        round_, exchange = self._place(server_round)
+        if exchange != self.exchanges - 1 or not self.plan.measures(round_):
+            return []
+        return self._evaluate_messages(round_, grid)
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Add up the clients' measurements."""
+        round_, exchange = self._place(server_round)
+        if exchange != self.exchanges - 1 or not self.plan.measures(round_):
+            return None
+        return self._collect_measurements(list(replies), self.history[-1])
+
+    def measure_base(self, grid: Grid, timeout: float) -> RoundRecord:
+        """Measure the unedited model on all clients' records, as round 0."""
+        watched = WatchedGrid(grid, self.plan.progress)
+        self._watched = watched
+        record = RoundRecord(0)
+        messages = self._evaluate_messages(self.plan.rounds, watched, EditState(self.plan.base))
+        self._collect_measurements(
+            list(watched.send_and_receive(messages, timeout=timeout)), record
+        )
+        return record
+
+    def check_enough(self, what: str, good: int, record: RoundRecord) -> None:
+        """End the run when too few clients gave a good reply.
+
+        Raises
+        ------
+        RunError
+            Naming every client that was left out, with the reason.
+        """
+        needed = 1 if self.pooled else self.plan.needed_clients
+        if good < needed:
+            raise RunError(
+                f"{what}: {good} good replies of {len(self._asked)}, {needed} are needed. "
+                + "; ".join(f"client {i}: {why}" for i, why in sorted(record.left_out.items()))
+            )
+
+    def _place(self, server_round: int) -> tuple[int, int]:
+        round_, exchange = divmod(server_round - 1, self.exchanges)
+        return round_ + 1, exchange
+
+    def _known_nodes(self, grid: Grid) -> list[Node]:
+        if self._nodes is None:
+            self._nodes = discover(grid, self.plan.clients, self.timeout)
+        return self._nodes
+
+    def _phase(self, name: str) -> None:
+        if self._watched is not None:
+            self._watched.phase = name
+
+    def _count_down(self, arrays: ArrayRecord) -> None:
+        self.history[-1].down_bytes += wire.num_bytes(arrays) * len(self._asked)
+
+    def _order(self, round_: int, exchange: int) -> wire.TrainOrder:
+        return wire.TrainOrder(
+            spec=self.plan.spec,
+            round=round_,
+            exchange=exchange,
+            rounds=self.plan.rounds,
+            settings=self.plan.settings,
+            reply=self.reply,
+            pooled=self.pooled,
+            encoding=self.plan.encoding,
+            dtype=self._wire_dtype,
+            round_state=self._round_state.fingerprint,
+            options=self.options,
+        )
+
+    @property
+    def _wire_dtype(self) -> str:
+        exact = self.plan.dtype == "auto" and self.plan.state_dtype == torch.float64
+        return "float64" if exact else self.plan.dtype
+
+    def _leave_out(self, node: Node, why: str, record: RoundRecord) -> None:
+        record.left_out[node.partition] = why
+        log.warning("client %d is left out: %s", node.partition, why)
+        self.plan.progress.line(f"client {node.partition} is left out: {why}")
+
+    def _evaluate_messages(
+        self, round_: int, grid: Grid, state: EditState | None = None
+    ) -> list[Message]:
+        self._asked = list(self._known_nodes(grid))
+        self._phase(
+            f"{self.label}: evaluate, round {round_}"
+            if state is None
+            else "evaluate the base model"
+        )
+        content = wire.write_order(self._order(round_, 0), self.state if state is None else state)
+        if self.history and state is None:
+            self._count_down(content.array_records["state"])
+        return [
+            Message(content, node.node_id, self.judging, group_id=str(round_))
+            for node in self._asked
+        ]
+
+    def _collect_measurements(
+        self, replies: Sequence[Message], record: RoundRecord
+    ) -> MetricRecord | None:
+        by_node = {reply.metadata.src_node_id: reply for reply in replies}
+        for node in self._asked:
+            try:
+                reply = good_reply(by_node.get(node.node_id), self.timeout)
+                found = _measurements(reply.content)
+            except PayloadError as error:
+                self._leave_out(node, f"evaluation: {error}", record)
+                continue
+            record.clients[node.partition] = found.pop(wire.OWN)
+            for group, sums in found.items():
+                record.groups.setdefault(group, {})[node.partition] = sums
+            note_costs(reply, record)
+        if len(record.clients) < self.plan.needed_clients:
+            raise RunError(
+                f"evaluation: {len(record.clients)} good replies of {len(self._asked)}, "
+                f"{self.plan.needed_clients} are needed. "
+                + "; ".join(f"client {i}: {why}" for i, why in sorted(record.left_out.items()))
+            )
+        pooled = wire.add_sums(list(record.clients.values()))
+        means = {name: 100 * total / n for name, (total, _, n) in pooled.items() if n}
+        return MetricRecord({name: float(value) for name, value in means.items()})
+
+
+def _measurements(content: RecordDict) -> dict[str, wire.Sums]:
+    """Read a client's measurements by group of records: its own, and perhaps others."""
+    found: dict[str, wire.Sums] = {
+        name.removeprefix(wire.MEASUREMENTS): wire.read_sums(record)
+        for name, record in content.metric_records.items()
+        if name.startswith(wire.MEASUREMENTS)
+    }
+    if wire.OWN not in found:
+        raise PayloadError("the reply holds no measurements")
+    return found
