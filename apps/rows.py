@@ -114,7 +114,7 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
         "up_bytes": record.up_bytes,
         "down_bytes": record.down_bytes,
         "seconds": {phase: round(value, 3) for phase, value in sorted(record.seconds.items())},
-        "update_norm": round(record.update_norm, 6),
+        "update_norm": None if record.update_norm is None else round(record.update_norm, 6),
         "counts": {name: round(value, 3) for name, value in sorted(record.counts.items())},
         "left_out": {str(client): why for client, why in sorted(record.left_out.items())},
         "quality": summary(record),
@@ -148,7 +148,10 @@ def spoken_line(row: Mapping[str, Any], record: RoundRecord) -> str:
     for label, metric in (("score", score), ("same subject", "same_subject")):
         if quality[metric] is not None:
             parts.append(f"{label} {quality[metric]:.1f}")
-    parts.append(f"|update| {record.update_norm:.3g}")
+    if record.update_norm is not None:
+        parts.append(f"|update| {record.update_norm:.3g}")
+    if "selected" in record.counts:
+        parts.append(f"took {record.counts['selected']:.0f} of {record.counts['received']:.0f}")
     parts.append(f"{record.up_bytes / 2**20:.1f} MiB up")
     return " | ".join(parts)
 

@@ -1,42 +1,77 @@
-"""Rows of results as a table for the terminal."""
+"""Rows of results as tables for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-BOUND = "global"
-QUALITY = {
-    "score": "Score",
-    "efficacy": "ES",
-    "paraphrase": "PS",
-    "neighborhood": "NS",
-    "efficacy_top1": "EA",
-    "paraphrase_top1": "PA",
-    "neighborhood_top1": "NA",
-    "same_subject": "same subject",
-}
+from fleke_flwr.apps.report_metrics import Protocol, protocol_of
+from fleke_flwr.apps.results import (
+    ALL,
+    BOUND,
+    OWN,
+    Row,
+    Rows,
+    bound_of,
+    has_editors,
+    measured,
+    percent_of_bound,
+    personal,
+    share_taken,
+    shown,
+    swept_key,
+    swept_title,
+    swept_value,
+)
+
+__all__ = ["BOUND", "ResultTables", "amount", "bases", "label", "percent", "result_table", "sent"]
+
+BEFORE = "before editing"
+# Wide enough for every table: a file or a pipe has no edge.
+_UNLIMITED = 1000
 
 
-def result_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Build the table of a run or a comparison; the pooled bound is marked."""
-    sweep = len({row["edits"] for row in rows}) > 1
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("strategy", no_wrap=True)
-    titles = [*QUALITY.values(), "up/client", "s"]
-    for title in ["edits", *titles] if sweep else titles:
-        # Only "same subject" may break in two, which fits 80 columns.
-        table.add_column(title, justify="right", no_wrap=" " not in title, min_width=4)
-    for row in rows:
-        cells = [label(row["strategy"])]
-        if sweep:
-            cells.append(str(row["edits"]))
-        cells += [percent(row["final"].get(metric)) for metric in QUALITY]
-        cells += [sent(row), f"{row['seconds']['total']:.1f}"]
-        table.add_row(*cells, style="dim" if row["strategy"] == BOUND else "")
-    return table
+@dataclass(frozen=True)
+class ResultTables:
+    """Tables one below the other; only a terminal's edge makes them narrower.
+
+    Parameters
+    ----------
+    tables : Sequence[Table]
+        From top to bottom.
+    """
+
+    tables: Sequence[Table]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Print them with empty lines between."""
+        if not options.is_terminal:
+            options = options.update(width=_UNLIMITED)
+        for place, table in enumerate(self.tables):
+            if place:
+                yield ""
+            yield from console.render(table, options)
+
+
+def result_table(rows: Sequence[Mapping[str, Any]]) -> ResultTables:
+    """Build the tables of a run or a comparison.
+
+    The first has the measurements, with the pooled bound marked. Where there is a bound, a second
+    has the scores in percent of it; where clients have taken over vectors, a third has what this
+    has saved.
+    """
+    protocol = protocol_of(rows)
+    tables = [_quality(rows, protocol)]
+    bounded = [row for row in rows if bound_of(row, rows) is not None]
+    if bounded:
+        tables.append(_against_bound(bounded, rows, protocol))
+    if any(personal(row) for row in rows):
+        tables.append(_exchange([row for row in rows if personal(row)], rows))
+    return ResultTables(tables)
 
 
 def label(strategy: str) -> str:
@@ -58,11 +93,107 @@ def amount(size: float) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
 
 
-def sent(row: Mapping[str, Any]) -> str:
+def sent(row: Row) -> str:
     """Show what one client sends; the bound pools records, which nobody could send."""
-    return "-" if row["strategy"] == BOUND else amount(up_bytes_per_client(row))
+    return "-" if row["strategy"] == BOUND else amount(bytes_per_client(row, "up_bytes"))
 
 
-def up_bytes_per_client(row: Mapping[str, Any]) -> float:
-    """Return what one client sent on average over the whole run."""
-    return float(row["payload"]["up_bytes"]) / max(1, int(row["clients"]))
+def bytes_per_client(row: Row, way: str) -> float:
+    """Return what one client sent, or was sent, on average over the whole run."""
+    return float(row["payload"][way]) / max(1, int(row["clients"]))
+
+
+def bases(rows: Rows) -> list[Row]:
+    """Return rows whose measurements before editing are worth a line.
+
+    One, unless the swept setting changes which records are measured: then one for every value.
+    Nothing was edited, nothing was before.
+    """
+    firsts: list[Row] = []
+    for row in rows:
+        if row["edits"] and all(row.get("settings") != known.get("settings") for known in firsts):
+            firsts.append(row)
+    alike = all(row["base"] == firsts[0]["base"] for row in firsts)
+    return firsts[:1] if alike else firsts
+
+
+def _quality(rows: Rows, protocol: Protocol) -> Table:
+    models = any(personal(row) for row in rows)
+    said = [protocol.name] if protocol.name != "CounterFact" else []
+    if models:
+        said.append("each client's model on its own records; all: Score on everybody's")
+    titles = [*protocol.metrics.values(), *(["all"] if models else []), "client sends", "s"]
+    table = _table(rows, titles, "; ".join(said))
+    starts = bases(rows)
+    for row in starts:
+        cells = [percent(row["base"].get(metric)) for metric in protocol.metrics]
+        cells += [percent(row["base"].get(protocol.score))] if models else []
+        variant = _variant(row, rows, value=len(starts) > 1, editor=False)
+        table.add_row(BEFORE, *variant, *cells, "", "", style="dim")
+    for row in rows:
+        cells = [percent(measured(row, OWN).get(metric)) for metric in protocol.metrics]
+        cells += [percent(measured(row, ALL).get(protocol.score))] if models else []
+        cells += [sent(row), f"{row['seconds']['total']:.1f}"]
+        style = "dim" if row["strategy"] == BOUND else ""
+        table.add_row(label(row["strategy"]), *_variant(row, rows), *cells, style=style)
+    return table
+
+
+def _against_bound(bounded: Rows, rows: Rows, protocol: Protocol) -> Table:
+    models = any(personal(row) for row in bounded)
+    titles = [*protocol.summed.values(), *(["all"] if models else [])]
+    table = _table(rows, titles, f"in percent of the bound ({BOUND})")
+    for row in bounded:
+        asked = [(metric, OWN) for metric in protocol.summed]
+        asked += [(protocol.score, ALL)] if models else []
+        cells = [percent(percent_of_bound(row, rows, metric, group)) for metric, group in asked]
+        table.add_row(row["strategy"], *_variant(row, rows), *cells)
+    return table
+
+
+def _exchange(takers: Rows, rows: Rows) -> Table:
+    titles = ["saved", "s saved", "s spent", "bytes each", "taken %", "overlap"]
+    table = _table(rows, titles, "optimisations saved by taking over other clients' vectors")
+    for row in takers:
+        exchange = row["exchange"]
+        each = exchange["bytes_per_saved"]
+        table.add_row(
+            row["strategy"],
+            *_variant(row, rows),
+            str(exchange["optimizations_saved"]),
+            f"{exchange['seconds_saved']:.1f}",
+            f"{exchange['seconds_spent']:.1f}",
+            "-" if each is None else amount(each),
+            percent(share_taken(row)),
+            str(exchange["overlap"]),
+        )
+    return table
+
+
+def _table(rows: Rows, titles: Iterable[str], said: str) -> Table:
+    table = Table(
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        title=said or None,
+        title_justify="left",
+        title_style="dim",
+    )
+    # Where the terminal is too narrow, a name may break; a number may not.
+    table.add_column("strategy", overflow="fold")
+    key = swept_key(rows)
+    if has_editors(rows):
+        table.add_column("editor", no_wrap=True)
+    if key:
+        table.add_column(swept_title(key), justify="right", no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=" " not in title, min_width=4)
+    return table
+
+
+def _variant(row: Row, rows: Rows, *, value: bool = True, editor: bool = True) -> list[str]:
+    """Say what tells a row from others of its strategy, in the columns that there are."""
+    key = swept_key(rows)
+    cells = [row["editor"] if editor else ""] if has_editors(rows) else []
+    return cells + ([shown(swept_value(row, key)) if value else ""] if key else [])

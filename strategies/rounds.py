@@ -38,8 +38,8 @@ class RoundRecord:
         What clients counted, summed: edits received, selected, known already, and so on.
     peak_rss_mb : float
         Largest resident memory a client reported.
-    update_norm : float
-        Frobenius norm of the total change of the weights after this round.
+    update_norm : float or None
+        Frobenius norm of the total change of the shared weights after this round.
     """
 
     round: int
@@ -54,7 +54,7 @@ class RoundRecord:
     groups: dict[str, dict[int, Sums]] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
-    update_norm: float = 0.0
+    update_norm: float | None = None
 
     def spend(self, phase: str, seconds: float) -> None:
         """Add seconds to a phase."""

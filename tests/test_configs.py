@@ -19,7 +19,7 @@ EXPERIMENTS = sorted((Path(__file__).parents[1] / "configs" / "experiments").glo
 
 def test_the_documented_experiments_are_there() -> None:
     names = {path.stem for path in EXPERIMENTS}
-    assert {"demo", "collabedit", "counterfact", "sweep", "layer_sync"} <= names
+    assert {"demo", "collabedit", "counterfact", "sweep", "layer_sync", "fedleke_zsre"} <= names
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -58,4 +58,7 @@ def test_the_demo_stays_inside_the_capacity() -> None:
 def test_every_preset_has_only_known_settings() -> None:
     known = {key.removeprefix("edit.") for key in RunConfig().to_flat() if key.startswith("edit.")}
     for path in (Path(__file__).parents[1] / "configs" / "models").glob("*.toml"):
-        assert set(tomllib.loads(path.read_text(encoding="utf-8"))) <= known, path
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        for editor in EDITORS.names():
+            assert set(settings.pop(editor, {})) <= known, path
+        assert set(settings) <= known, path

@@ -16,40 +16,93 @@ QUALITY = {
     "neighborhood_top1": 84.0,
     "same_subject": 89.0,
 }
+TOKENS = {
+    "efficacy_tokens": 92.9,
+    "paraphrase_tokens": 87.3,
+    "neighborhood_tokens": 26.9,
+    "score_tokens": 50.5,
+}
+SECONDS = {"targets": 9.0, "statistics": 1.0, "reedit": 0.0, "aggregate": 0.5, "evaluate": 1.5}
 
 
-def made_row(strategy: str, edits: int = 40, rounds: int = 1, **final: Any) -> dict[str, Any]:
+def made_row(
+    strategy: str,
+    edits: int = 40,
+    rounds: int = 1,
+    *,
+    editor: str = "memit",
+    settings: dict[str, Any] | None = None,
+    **final: Any,
+) -> dict[str, Any]:
     """Build one row; keywords replace measurements."""
     intervals = {f"{metric}_ci95": 1.25 for metric in QUALITY}
     quality = {**QUALITY, **intervals, **final}
     return {
         "schema": 1,
         "strategy": strategy,
-        "editor": "memit",
+        "editor": editor,
         "mode": "joint",
         "encoding": "factors",
         "model": "embedded",
         "dataset": "embedded",
+        "settings": settings or {},
         "clients": 2,
         "rounds": rounds,
         "edits": edits,
         "base": {**dict.fromkeys(QUALITY, 0.0), "neighborhood": 100.0},
         "final": quality,
+        "final_all": quality,
+        "final_received": None,
         "per_client": [
             {"client": client, "edits": edits // 2, **quality, "score": 90.0 + client}
             for client in range(2)
         ],
         "payload": {"up_bytes": 2_097_152, "down_bytes": 1000, "up_bytes_paper": 20_000_000},
-        "seconds": {
-            "total": 12.3,
-            "targets": 9.0,
-            "statistics": 1.0,
-            "aggregate": 0.5,
-            "evaluate": 1.5,
-        },
+        "seconds": {"total": 12.3, **SECONDS},
         "peak_rss_mb": 800.0,
-        "history": [{"round": number + 1, "quality": quality} for number in range(rounds)],
+        "history": [
+            {"round": number + 1, "seconds": SECONDS, "quality": quality}
+            for number in range(rounds)
+        ],
     }
+
+
+def personal_row(
+    strategy: str = "fededit",
+    everybody: float | None = 60.0,
+    selected: int = 30,
+    **rest: Any,
+) -> dict[str, Any]:
+    """Build a row of clients with models of their own; ``everybody`` is their score on all."""
+    row = made_row(strategy, **rest)
+    row["final_all"] = row["final_received"] = None
+    if everybody is not None:
+        score = {key: everybody for key in ("score", "score_tokens") if row["final"].get(key)}
+        row["final_all"] = {**row["final"], **score}
+        row["final_received"] = {**row["final"], "score": 55.5}
+    row["exchange"] = {
+        "received": 40,
+        "selected": selected,
+        "overlap": 3,
+        "optimizations_saved": selected,
+        "seconds_per_optimization": 0.25,
+        "seconds_saved": 0.25 * selected,
+        "seconds_spent": 1.5,
+        "bytes_per_saved": 2048 if selected else None,
+        "seconds_per_saved": 1.5 / selected if selected else None,
+    }
+    return row
+
+
+def zsre(row: dict[str, Any], **tokens: Any) -> dict[str, Any]:
+    """Let a row have what zsRE records allow: its measurements by token."""
+    known = {**dict.fromkeys(QUALITY), **TOKENS, "score_tokens_ci95": 0.5, **tokens}
+    for place in ("base", "final", "final_all", "final_received"):
+        if row[place] is not None:
+            row[place] = {**dict.fromkeys(row[place]), **known}
+    for record in (*row["per_client"], *(line["quality"] for line in row["history"])):
+        record.update(known)
+    return row
 
 
 def write_comparison(directory: Path, rows: list[dict[str, Any]]) -> Path:

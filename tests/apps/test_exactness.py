@@ -10,7 +10,7 @@ import torch
 
 from tests.apps.federation import federation, run_config, states, write_records
 
-MODES = ["joint", "layer_sync", "frozen"]
+MODES = ["joint", "anticipated", "layer_sync", "frozen"]
 
 
 def run(model: Path, directory: Path, sizes: list[int], **settings: Any) -> dict[str, Any]:

@@ -387,3 +387,16 @@ def test_metrics_say_what_was_saved(tiny_gpt2: Path, tmp_path: Path) -> None:
     )
     assert exchange["bytes_per_saved"] > 0
     assert row["payload"]["up_bytes"] == 5 * (2 * 32 + 3 * 64) * 8
+
+
+def test_protecting_own_keys_is_the_pooled_solution_in_steps(
+    tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    """Recursive least squares: own first, the rest on top with own keys held, is all at once."""
+    models = []
+    for rule in ("pooled", "own_keys"):
+        config = configure(tiny_gpt2, tmp_path / rule, [4, 2, 1], fededit__rule=rule)
+        play(config)
+        models.append(personal_models(config))
+    for client, state in models[0].items():
+        assert_same(models[1][client].updates, state.updates)

@@ -7,21 +7,31 @@ from contextlib import ExitStack
 from functools import reduce
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fleke_flwr.editors import Editor, Readings, Targets
 from fleke_flwr.editors.covariance import priors, second_moments
 from fleke_flwr.editors.memit import Memit
-from fleke_flwr.editors.modes import exchange_statistics, exchange_update, pooled
+from fleke_flwr.editors.modes import (
+    anticipated,
+    exchange_statistics,
+    exchange_update,
+    pooled,
+    solve_groups,
+)
 from fleke_flwr.errors import StatisticsError
-from fleke_flwr.linalg import Prior, solve, split_update, stack
+from fleke_flwr.linalg import Prior
 from fleke_flwr.models import EditableModel
+from fleke_flwr.models.hooks import captured_keys
+from fleke_flwr.models.tokens import subject_position
 from fleke_flwr.modes import MODES, exchanges_per_round
 from fleke_flwr.progress import Silent
 from fleke_flwr.state import applied
-from fleke_flwr.types import EditRequest, LayerStatistics, LayerUpdate, group_modules
+from fleke_flwr.types import EditRequest, LayerUpdate
 from tests.conftest import corpus
 from tests.editors.cases import awkward_requests
 from tests.editors.reference import spec_of
@@ -30,7 +40,7 @@ LoadTiny = Callable[..., EditableModel]
 Scene = tuple[EditableModel, dict[str, Prior]]
 # Unequal clients, one of them empty; the duplicated request is split over two.
 CLIENTS = ([0, 1, 2], [], [3], [4, 5])
-EXACT = ["joint", "frozen", "layer_sync"]
+EXACT = ["joint", "anticipated", "frozen", "layer_sync"]
 
 
 @pytest.fixture(params=["tiny_gpt2", "tiny_llama"], scope="module")
@@ -42,16 +52,6 @@ def scene(
     cache = tmp_path_factory.mktemp("covariance")
     moments = second_moments(model, corpus(), [0, 1, 2], 2000, cache, Silent())
     return model, priors(moments, 10.0)
-
-
-def solved(total: dict[str, LayerStatistics], found: dict[str, Prior]) -> dict[str, LayerUpdate]:
-    """Solve every group of summed statistics, as a server does."""
-    updates: dict[str, LayerUpdate] = {}
-    for name, statistics in total.items():
-        prior = stack(found[module] for module in group_modules(name))
-        pieces = split_update(solve(statistics, prior), prior.sizes)
-        updates.update(zip(group_modules(name), pieces, strict=True))
-    return updates
 
 
 def federated(scene: Scene, editor: Editor, targets: Targets) -> dict[str, LayerUpdate]:
@@ -68,7 +68,7 @@ def federated(scene: Scene, editor: Editor, targets: Targets) -> dict[str, Layer
                 for client in CLIENTS
             ]
             total = {name: reduce(add, [part[name] for part in parts]) for name in parts[0]}
-            updates = solved(total, found)
+            updates = solve_groups(total, found, editor.spec.mode)
             merged.update(updates)
             edited.enter_context(applied(model.model, updates))
     return merged
@@ -93,6 +93,74 @@ def test_sums_over_clients_are_the_pooled_edit(scene: Scene, mode: str, spread: 
     assert distance(federated(scene, editor, targets), centralised) < 1e-8
 
 
+def test_anticipated_keys_are_read_where_the_shares_lead(scene: Scene) -> None:
+    """One request at a time, whole model, shares added by hooks."""
+    model, _ = scene
+    editor = Memit(spec_of(model, mode="anticipated"))
+    requests = awkward_requests()[:4]
+    targets = editor.targets(model, requests)
+    base = editor.readings(model, requests, editor.spec.layers)
+    part = (targets.vectors.T - base.hidden) / 3
+    moved = anticipated(editor, model, requests, targets)
+    torch.testing.assert_close(moved.hidden, base.hidden)
+    for number, request in enumerate(requests):
+        keys = pushed_keys(editor, model, request, part[:, number])
+        for layer, key in keys.items():
+            torch.testing.assert_close(moved.keys[layer][:, number], key, rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(moved.keys[0], base.keys[0])
+    assert not torch.allclose(moved.keys[2], base.keys[2])
+
+
+def pushed_keys(
+    editor: Memit, model: EditableModel, request: EditRequest, part: Tensor
+) -> dict[int, Tensor]:
+    """Average keys over the contexts with ``part`` added behind the earlier edited blocks."""
+    total: dict[int, Tensor] = {}
+    contexts = editor.spec.contexts
+    for context in contexts:
+        template = context.replace("{}", request.prompt)
+        ids, position = subject_position(model, template, request.subject)
+        weight = 0.5 if context == "{}" else 0.5 / (len(contexts) - 1)
+        if len(contexts) == 1:
+            weight = 1.0
+        handles = []
+        for layer in editor.spec.layers[:-1]:
+
+            def push(_: Any, __: Any, output: Any) -> Any:
+                hidden = output[0] if isinstance(output, tuple) else output
+                hidden = hidden.clone()
+                hidden[:, position] += part  # noqa: B023  (used before the next turn)
+                return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+            handles.append(model.blocks[layer].register_forward_hook(push))
+        try:
+            with torch.no_grad(), captured_keys(model, editor.spec.layers) as captured:
+                model.model(input_ids=torch.tensor([ids]), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for layer, found in captured.items():
+            key = found[0, position] * weight
+            total[layer] = total[layer] + key if layer in total else key
+    return total
+
+
+def test_layers_in_turn_follow_their_formula(scene: Scene) -> None:
+    model, found = scene
+    editor = Memit(spec_of(model, mode="anticipated"))
+    requests = awkward_requests()
+    targets = editor.targets(model, requests)
+    updates = pooled(editor, model, requests, targets, found)
+    readings = anticipated(editor, model, requests, targets)
+    left = targets.vectors.T - readings.hidden
+    for index, layer in enumerate(editor.spec.layers):
+        keys, name = readings.keys[layer], model.module_name(layer)
+        prior = found[name].matrix()
+        expected = torch.linalg.solve(prior + keys @ keys.T, keys @ (left / (3 - index)).T).T
+        torch.testing.assert_close(updates[name].dense(), expected, rtol=1e-7, atol=1e-10)
+        left = left - expected @ keys
+
+
 def test_local_sequential_is_not_the_pooled_edit(scene: Scene) -> None:
     model, found = scene
     editor = Memit(spec_of(model, mode="local_sequential"))
@@ -105,7 +173,7 @@ def test_local_sequential_is_not_the_pooled_edit(scene: Scene) -> None:
         for client in CLIENTS
     ]
     total = {name: reduce(add, [part[name] for part in parts]) for name in parts[0]}
-    merged = solved(total, found)
+    merged = solve_groups(total, found, editor.spec.mode)
     centralised = pooled(editor, model, requests, targets, found)
     first = model.module_name(0)
     assert distance({first: merged[first]}, {first: centralised[first]}) < 1e-8
