@@ -76,8 +76,10 @@ class Experiment:
                     manifest_ = manifest(self.config, model, plan, nodes)
                     write_json(self.directory / "manifest.json", manifest_)
                 for name, kind in kinds.items():
+                    rounds = (config.global_rounds if kind.pooled else 0) or config.rounds
+                    own_plan = replace(plan, rounds=rounds)
                     options = _options(kind, chosen)
-                    strategy = kind(plan, nodes[: config.clients], **options)
+                    strategy = kind(own_plan, nodes[: config.clients], **options)
                     base = base or strategy.measure_base(self.grid, config.timeout)
                     self._run(strategy, chosen, name, base)
         if self.config.is_comparison:
@@ -134,7 +136,7 @@ class Experiment:
         strategy.start(
             self.grid,
             wire.write_state(strategy.state),
-            num_rounds=config.rounds,
+            num_rounds=strategy.plan.rounds,
             timeout=config.timeout,
         )
         seconds = time.perf_counter() - started

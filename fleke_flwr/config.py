@@ -178,6 +178,7 @@ class RunConfig:
     encoding: str = "factors"
     payload_dtype: str = "auto"
     rounds: int = 1
+    global_rounds: int = 0
     clients: int = 8
     min_clients: int = 0
     seed: int = 0
@@ -359,6 +360,7 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 _LEAST = {
     "rounds": 1,
+    "global-rounds": 0,
     "clients": 1,
     "seed": 0,
     "data.edits": 0,

@@ -400,3 +400,16 @@ def test_protecting_own_keys_is_the_pooled_solution_in_steps(
         models.append(personal_models(config))
     for client, state in models[0].items():
         assert_same(models[1][client].updates, state.updates)
+
+
+def test_the_bound_may_edit_everything_at_once(tiny_gpt2: Path, tmp_path: Path) -> None:
+    settings = {"strategies": "fededit_no_condition,global", "rounds": 2}
+    slots = configure(tiny_gpt2, tmp_path / "slots", [4, 3], global_rounds=1, **settings)
+    experiment, _ = federation(slots)
+    experiment.run()
+    fededit, bound = experiment.rows
+    assert (fededit["rounds"], bound["rounds"]) == (2, 1)
+    assert fededit["edits"] == bound["edits"] == 7
+    pooled = EditState.load(Path(slots.output_dir) / "variants" / "global" / "edits.safetensors")
+    for state in personal_models(slots).values():
+        assert_same(state.updates, pooled.updates)
