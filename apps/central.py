@@ -53,6 +53,7 @@ def edit(config: RunConfig, directory: Path, progress: Progress) -> dict[str, An
         "total": round(time.perf_counter() - started, 3),
         "targets": round(optimised - started, 3),
         "statistics": round(solved - optimised, 3),
+        "reedit": 0.0,
         "aggregate": 0.0,
         "evaluate": round(evaluation, 3),
     }
@@ -140,7 +141,9 @@ def _row(
         "final": final,
         "per_client": [{"client": 0, "edits": edits, **final}],
         "payload": {"up_bytes": 0, "down_bytes": 0, "up_bytes_paper": 0},
-        "seconds": dict.fromkeys(("total", "targets", "statistics", "aggregate", "evaluate"), 0.0),
+        "seconds": dict.fromkeys(
+            ("total", "targets", "statistics", "reedit", "aggregate", "evaluate"), 0.0
+        ),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "history": [],
     }

@@ -10,9 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from fleke_flwr.apps import preflight
-from fleke_flwr.apps.results import read_rows
+from fleke_flwr.apps.results import BOUND, read_rows
 from fleke_flwr.apps.runner import Simulation, simulate
-from fleke_flwr.apps.tables import BOUND, result_table
+from fleke_flwr.apps.tables import result_table
 from fleke_flwr.apps.terminal import progress_view, summary_tree
 from fleke_flwr.config import RunConfig
 from fleke_flwr.errors import ConfigError

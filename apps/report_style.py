@@ -15,10 +15,11 @@ PAGE = """<!doctype html>
   :root {{ --text: #e6edf3; --dim: #9198a1; --line: #30363d; --page: #0d1117; --band: #161b22; }}
 }}
 * {{ box-sizing: border-box; }}
-body {{ margin: 0 auto; max-width: 1120px; padding: 32px 24px 64px; color: var(--text);
+body {{ margin: 0 auto; max-width: 1240px; padding: 32px 24px 64px; color: var(--text);
   background: var(--page); font: 15px/1.5 system-ui, sans-serif; }}
 h1 {{ font-size: 26px; margin: 0 0 16px; }}
 h2 {{ font-size: 18px; margin: 40px 0 12px; }}
+h3 {{ font-size: 14px; margin: 24px 0 6px; }}
 dl {{ display: flex; flex-wrap: wrap; gap: 8px 28px; margin: 0; padding: 14px 18px;
   background: var(--band); border-radius: 8px; }}
 dt {{ color: var(--dim); font-size: 12px; }}
@@ -28,7 +29,8 @@ table {{ border-collapse: collapse; width: 100%;
   font-variant-numeric: tabular-nums; font-size: 13px; }}
 th, td {{ padding: 6px 7px; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }}
-th {{ font-size: 12px; color: var(--dim); vertical-align: bottom; }}
+th {{ font-size: 12px; color: var(--dim); vertical-align: bottom; white-space: normal; }}
+td {{ vertical-align: top; }}
 th:first-child, td:first-child {{ text-align: left; }}
 td small {{ color: var(--dim); }}
 tr.bound td {{ background: var(--band); }}

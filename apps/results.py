@@ -96,6 +96,12 @@ def last_value(rows: Rows) -> list[Row]:
     return [row for row in rows if settings(row) == settings(rows[-1])]
 
 
+def at_value(rows: Rows) -> str:
+    """Say at which value of a sweep rows are, for the end of a sentence that counts edits."""
+    key = swept_key(rows)
+    return "" if key in ("", EDITS) else f", {key} = {shown(swept_value(rows[0], key))}"
+
+
 def has_editors(rows: Rows) -> bool:
     """Tell whether the rows differ in their editor."""
     return len({row["editor"] for row in rows}) > 1

@@ -21,14 +21,13 @@ from fleke_flwr.apps.results import (
     measured,
     percent_of_bound,
     personal,
+    settings,
     share_taken,
     shown,
     swept_key,
     swept_title,
     swept_value,
 )
-
-__all__ = ["BOUND", "ResultTables", "amount", "bases", "label", "percent", "result_table", "sent"]
 
 BEFORE = "before editing"
 # Wide enough for every table: a file or a pipe has no edge.
@@ -111,7 +110,7 @@ def bases(rows: Rows) -> list[Row]:
     """
     firsts: list[Row] = []
     for row in rows:
-        if row["edits"] and all(row.get("settings") != known.get("settings") for known in firsts):
+        if row["edits"] and all(settings(row) != settings(known) for known in firsts):
             firsts.append(row)
     alike = all(row["base"] == firsts[0]["base"] for row in firsts)
     return firsts[:1] if alike else firsts
@@ -152,7 +151,7 @@ def _against_bound(bounded: Rows, rows: Rows, protocol: Protocol) -> Table:
 
 
 def _exchange(takers: Rows, rows: Rows) -> Table:
-    titles = ["saved", "s saved", "s spent", "bytes each", "taken %", "overlap"]
+    titles = ["saved", "seconds saved", "seconds spent", "bytes each", "% taken", "overlap"]
     table = _table(rows, titles, "optimisations saved by taking over other clients' vectors")
     for row in takers:
         exchange = row["exchange"]
@@ -180,15 +179,16 @@ def _table(rows: Rows, titles: Iterable[str], said: str) -> Table:
         title_justify="left",
         title_style="dim",
     )
-    # Where the terminal is too narrow, a name may break; a number may not.
-    table.add_column("strategy", overflow="fold")
+    # Where the terminal is too narrow, a name breaks before a number is cut.
+    table.add_column("strategy", overflow="fold", min_width=4)
     key = swept_key(rows)
     if has_editors(rows):
         table.add_column("editor", no_wrap=True)
     if key:
         table.add_column(swept_title(key), justify="right", no_wrap=True)
     for title in titles:
-        table.add_column(title, justify="right", no_wrap=" " not in title, min_width=4)
+        # A long title stands on two lines, above narrow numbers.
+        table.add_column(title.replace(" ", "\n"), justify="right", no_wrap=True, min_width=4)
     return table
 
 

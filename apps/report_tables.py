@@ -1,0 +1,230 @@
+"""The report's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+
+from fleke_flwr.apps.report_axes import color
+from fleke_flwr.apps.report_metrics import GENERATED_NOTE, generated, protocol_of
+from fleke_flwr.apps.results import (
+    ALL,
+    BOUND,
+    EDITS,
+    OWN,
+    RECEIVED,
+    Row,
+    Rows,
+    at_value,
+    bound_of,
+    has_editors,
+    last_value,
+    measured,
+    paper_name,
+    percent_of_bound,
+    personal,
+    share_taken,
+    shown,
+    swept_key,
+    swept_title,
+    swept_value,
+)
+from fleke_flwr.apps.tables import BEFORE, amount, bases, bytes_per_client, label, sent
+
+_GROUPS = {
+    OWN: "Own records: each client's model is asked what that client has edited.",
+    ALL: "Everybody's records: each client's model is asked what all clients have edited.",
+    RECEIVED: "Records taken over: each client's model is asked what it has taken from others.",
+}
+_DASH = "&ndash;"
+
+
+def results(rows: Rows) -> str:
+    """Return what was measured, one table for each group of records that was asked apart.
+
+    Under a value stands its percentage of the pooled bound of the same editor and settings, as
+    FedLEKE prints it.
+    """
+    protocol = protocol_of(rows)
+    written = generated(rows)
+    titles = {**protocol.metrics, **written}
+    if any(personal(row) for row in rows):
+        asked = {
+            group: [row for row in rows if measured(row, group)]
+            for group in _GROUPS
+            if any(measured(row, group) for row in rows)
+        }
+        tables = "".join(
+            f"<h3>{escape(_GROUPS[group])}</h3>{_group(found, rows, group, titles)}"
+            for group, found in asked.items()
+        )
+    else:
+        tables = _group(rows, rows, OWN, titles)
+    notes = [protocol.note, *([GENERATED_NOTE] if written else [])]
+    notes.append("Percentages; ± is half of the 95 % interval over records.")
+    if any(bound_of(row, rows) for row in rows):
+        notes.append(
+            f"In brackets: the percentage of the bound ({BOUND}, same editor and settings)."
+        )
+    if any(paper_name(row) for row in rows):
+        notes.append("Small, under a strategy: its name in the FedLEKE paper, with this editor.")
+    return tables + f"<p class=note>{escape(' '.join(notes))}</p>"
+
+
+def exchange(rows: Rows) -> str:
+    """Return what taking over vectors has saved, and what it has cost."""
+    takers = [row for row in rows if personal(row)]
+    titles = (
+        "offered",
+        "taken",
+        "%",
+        "overlap",
+        "optimisations saved",
+        "s per optimisation",
+        "s saved",
+        "s spent",
+        "s per saved",
+        "bytes per saved",
+        "client sends",
+        "client is sent",
+    )
+    body = ""
+    for row in takers:
+        counts = row["exchange"]
+        each, seconds = counts["bytes_per_saved"], counts["seconds_per_saved"]
+        cells = [
+            f"{counts['received']:,}",
+            f"{counts['selected']:,}",
+            _number(share_taken(row)),
+            f"{counts['overlap']:,}",
+            f"{counts['optimizations_saved']:,}",
+            f"{counts['seconds_per_optimization']:.3g}",
+            f"{counts['seconds_saved']:,.1f}",
+            f"{counts['seconds_spent']:,.1f}",
+            _DASH if seconds is None else f"{seconds:.3g}",
+            _DASH if each is None else amount(each),
+            sent(row),
+            amount(bytes_per_client(row, "down_bytes")),
+        ]
+        body += _line([name(row), *variant(row, rows), *cells])
+    note = (
+        "Summed over clients. A client that takes over a vector does not optimise it: one "
+        "optimisation saved, valued at the mean seconds of this run's own, whenever these were "
+        "made. Spent: selecting and editing once more. Overlap: offered edits that the client's "
+        "model already knew. Bytes: sent both ways, per optimisation saved."
+    )
+    head = _head(("strategy", *_variant_titles(rows), *titles))
+    return f"{grid(head, body)}<p class=note>{escape(note)}</p>"
+
+
+def clients(rows: Rows) -> str:
+    """Return the score of each client's own records, of the sweep's last value."""
+    rows = last_value(rows)
+    score = protocol_of(rows).score
+    found = sorted({entry["client"] for row in rows for entry in row["per_client"]})
+    head = "<th>client</th><th>edits</th>" + "".join(
+        f"<th>{name(row)}{_small(row['editor']) if has_editors(rows) else ''}</th>" for row in rows
+    )
+    body = ""
+    for client in found:
+        entries = [
+            next((entry for entry in row["per_client"] if entry["client"] == client), None)
+            for row in rows
+        ]
+        edits = next((entry["edits"] for entry in entries if entry), 0)
+        scores = [_interval(entry, score) if entry else "left out" for entry in entries]
+        body += _line([str(client), str(edits), *scores])
+    whose = "the merged model"
+    if any(personal(row) for row in rows):
+        whose = "the merged model, or of the client's own where it has one,"
+    most = max(row["edits"] for row in rows)
+    note = f"Score of {whose} on each client's own records, {most} edits{at_value(rows)}."
+    return f"<p class=note>{escape(note)}</p>{grid(head, body)}"
+
+
+def grid(head: str, body: str) -> str:
+    """Return a table that scrolls where it is wider than the page."""
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=wide>{table}</div>"
+
+
+def name(row: Row) -> str:
+    """Return a strategy's name with its colour."""
+    strategy = row["strategy"]
+    return f'<i style="background:{color(strategy)}"></i>{escape(label(strategy))}'
+
+
+def variant(row: Row, rows: Rows) -> list[str]:
+    """Return the cells that tell a row from others of its strategy."""
+    key = swept_key(rows)
+    cells = [row["editor"]] if has_editors(rows) else []
+    cells += [shown(swept_value(row, key))] if key else []
+    return [escape(cell) for cell in cells]
+
+
+def _variant_titles(rows: Rows) -> list[str]:
+    key = swept_key(rows)
+    return (["editor"] if has_editors(rows) else []) + ([swept_title(key)] if key else [])
+
+
+def _group(found: Rows, rows: Rows, group: str, titles: Mapping[str, str]) -> str:
+    """Return the table of one group of records; what a run has cost stands in the first."""
+    costs = ["client sends", "s"] if group == OWN else []
+    several = len({row["edits"] for row in rows}) > 1
+    counted = ["edits"] if several and swept_key(rows) != EDITS else []
+    head = _head(("strategy", *_variant_titles(rows), *counted, *titles.values(), *costs))
+    body = ""
+    if group != RECEIVED:
+        starts = bases(rows)
+        for row in starts:
+            place = variant(row, rows)
+            if len(starts) == 1:
+                place = [""] * len(place)
+            elif has_editors(rows):
+                place[0] = ""
+            values = [_interval(row["base"], metric) for metric in titles]
+            empty = [""] * len(costs)
+            body += _line([BEFORE, *place, *([""] * len(counted)), *values, *empty], "base")
+    for row in found:
+        values = [
+            _interval(measured(row, group), metric)
+            + _bracket(percent_of_bound(row, rows, metric, group))
+            for metric in titles
+        ]
+        spent = [sent(row), f"{row['seconds']['total']:.1f}"] if costs else []
+        called = name(row) + _small(paper_name(row))
+        edits = [str(row["edits"])] if counted else []
+        cells = [called, *variant(row, rows), *edits, *values, *spent]
+        body += _line(cells, "bound" if row["strategy"] == BOUND else "")
+    return grid(head, body)
+
+
+def _head(titles: Iterable[str]) -> str:
+    return "".join(f"<th>{escape(title)}</th>" for title in titles)
+
+
+def _line(cells: Iterable[str], kind: str = "") -> str:
+    return (
+        f"<tr{f' class={kind}' if kind else ''}>"
+        + "".join(f"<td>{cell}</td>" for cell in cells)
+        + "</tr>"
+    )
+
+
+def _interval(values: Mapping[str, float | None], metric: str) -> str:
+    value, half = values.get(metric), values.get(f"{metric}_ci95")
+    shown_half = f" <small>± {half:.1f}</small>" if half and value is not None else ""
+    return _number(value) + shown_half
+
+
+def _number(value: float | None) -> str:
+    return _DASH if value is None else f"{value:.1f}"
+
+
+def _bracket(value: float | None) -> str:
+    return "" if value is None else _small(f"[{value:.1f} %]")
+
+
+def _small(text: str) -> str:
+    """Put a text, if there is one, under what a cell holds."""
+    return f" <br><small>{escape(text)}</small>" if text else ""
