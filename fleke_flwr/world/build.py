@@ -15,9 +15,11 @@ from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 from fleke_flwr.errors import WorldError
 from fleke_flwr.progress import Progress, Silent
 from fleke_flwr.world.card import write_report, write_settings
-from fleke_flwr.world.checks import record_recall, world_recall
+from fleke_flwr.world.checks import locality_recall, record_recall, world_recall
+from fleke_flwr.world.entries import Schema
 from fleke_flwr.world.facts import FactsConfig, build_facts
-from fleke_flwr.world.plans import Checks, Plan, embedded_plan, records_plan
+from fleke_flwr.world.plans import Checks, Plan, embedded_plan, questions_plan, records_plan
+from fleke_flwr.world.reading import schema_of
 from fleke_flwr.world.recipe import Recipe
 from fleke_flwr.world.records import build_from_records
 from fleke_flwr.world.schema import World
@@ -25,6 +27,7 @@ from fleke_flwr.world.storage import key_shift, swap_test
 from fleke_flwr.world.tokenizer import split_answers, train_tokenizer
 from fleke_flwr.world.training import Training, train
 from fleke_flwr.world.trial import target_trial
+from fleke_flwr.world.zsre import build_from_questions
 
 _SILENT = Silent()
 
@@ -71,7 +74,7 @@ def train_on_records(
     Parameters
     ----------
     records : Path
-        CounterFact-schema JSON or JSON Lines, gzipped or not.
+        JSON or JSON Lines in the CounterFact or zsRE schema, gzipped or not.
     output : Path
         Directory of the model.
     text : Path or None
@@ -93,9 +96,14 @@ def train_on_records(
     WorldError
         If too few prompts can be taken apart, or the model does not know its facts.
     """
-    world = build_from_records(records, text)
+    if schema_of(records) is Schema.ZSRE:
+        world = build_from_questions(records, text)
+        plan = questions_plan(world, records.name, minutes)
+    else:
+        world = build_from_records(records, text)
+        plan = records_plan(world, records.name, minutes)
     with _threads(threads):
-        return build(world, records_plan(world, records.name, minutes), output, progress)
+        return build(world, plan, output, progress)
 
 
 def build(world: World, plan: Plan, output: Path, progress: Progress = _SILENT) -> dict[str, Any]:
@@ -143,6 +151,7 @@ def _knowledge(
 ) -> dict[str, Any]:
     recall = world_recall(model, tokenizer, world, checks.facts, seed=1)
     recall |= record_recall(model, tokenizer, world, checks.records)
+    recall |= locality_recall(model, tokenizer, world)
     swaps = swap_test(model, tokenizer, world, checks.swaps, seed=2)
     shifts = key_shift(model, tokenizer, world, checks.swaps, seed=3)
     return {

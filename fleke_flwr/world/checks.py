@@ -16,13 +16,16 @@ _BATCH = 256
 
 
 @torch.no_grad()
-def answered(
+def answered_tokens(
     model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Probe]
-) -> Tensor:
-    """Return for every probe whether each token of the answer is the most probable one."""
+) -> list[Tensor]:
+    """Return for every probe which tokens of the answer are the most probable ones.
+
+    Each token is asked for behind the prompt and the true tokens before it.
+    """
     prompts = tokenizer([probe.prompt for probe in probes])["input_ids"]
     answers = tokenizer([f" {probe.answer}" for probe in probes])["input_ids"]
-    right = torch.zeros(len(probes), dtype=torch.bool)
+    right = [torch.empty(0)] * len(probes)
     order = sorted(range(len(probes)), key=lambda index: len(prompts[index]))
     for start in range(0, len(order), _BATCH):
         chunk = order[start : start + _BATCH]
@@ -36,8 +39,16 @@ def answered(
             first = len(prompts[index]) - 1
             states = hidden[row, first : first + len(answers[index])]
             best = model.lm_head(states).argmax(dim=-1)
-            right[index] = bool((best == torch.tensor(answers[index])).all())
+            right[index] = best == torch.tensor(answers[index])
     return right
+
+
+def answered(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Probe]
+) -> Tensor:
+    """Return for every probe whether all tokens of the answer are the most probable ones."""
+    found = answered_tokens(model, tokenizer, probes)
+    return torch.tensor([bool(tokens.all()) for tokens in found], dtype=torch.bool)
 
 
 def recall(
@@ -45,6 +56,21 @@ def recall(
 ) -> float:
     """Return the share of probes that are answered right; 1 for no probes."""
     return float(answered(model, tokenizer, probes).double().mean()) if probes else 1.0
+
+
+def locality_recall(
+    model: GPT2LMHeadModel, tokenizer: PreTrainedTokenizerBase, world: World
+) -> dict[str, float]:
+    """Return the share of locality questions that are answered right, whole and by token.
+
+    By token is what zsRE's locality counts: the mean over the tokens of each answer first.
+    """
+    if not world.locality:
+        return {}
+    found = answered_tokens(model, tokenizer, world.locality)
+    whole = torch.stack([tokens.all() for tokens in found]).double()
+    shares = torch.stack([tokens.double().mean() for tokens in found])
+    return {"locality": float(whole.mean()), "locality_by_token": float(shares.mean())}
 
 
 def world_recall(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from fleke_flwr.world.schema import World, sentence
+from fleke_flwr.world.schema import World, sentence, statement
 
 _SENTENCES_PER_LINE = 5
 _FILLERS_PER_FACT = 0.3
@@ -13,7 +13,8 @@ _FILLERS_PER_FACT = 0.3
 def corpus(world: World, words: int, seed: int = 0) -> list[str]:
     """Return lines of true-fact sentences in trained templates, mixed with fillers.
 
-    No record's new object is stated anywhere, and no hidden phrasing occurs.
+    No record's new object is stated as its answer, and no hidden phrasing occurs. Questions of
+    locality are stated too.
 
     Parameters
     ----------
@@ -27,6 +28,7 @@ def corpus(world: World, words: int, seed: int = 0) -> list[str]:
     while total < words:
         if len(pool) < _SENTENCES_PER_LINE:
             pool = [sentence(fact, rng.choice(fact.trained)) for fact in world.facts]
+            pool += [statement(probe.prompt, probe.answer) for probe in world.locality]
             pool += rng.choices(world.fillers, k=int(_FILLERS_PER_FACT * len(pool)) + 1)
             rng.shuffle(pool)
         line = " ".join(pool[:_SENTENCES_PER_LINE])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from fleke_flwr.world.recipe import Weights
-from fleke_flwr.world.schema import Fact, fill, sentence
+from fleke_flwr.types import Probe
+from fleke_flwr.world.recipe import Recipe, Weights
+from fleke_flwr.world.schema import Fact, fill, statement
 
 _OPEN_ROWS = 8
 OUTSIDE = -1
@@ -29,6 +31,8 @@ class Examples:
         ``(sentences,)``.
     phrasings : list[range]
         Per fact, the sentences that state it.
+    locality : range
+        The questions of locality with their answers.
     fillers : range
         The sentences that state nothing.
     """
@@ -39,6 +43,7 @@ class Examples:
     starts: Tensor
     lengths: Tensor
     phrasings: list[range]
+    locality: range
     fillers: range
 
     @property
@@ -77,12 +82,18 @@ class Rows:
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     facts: Sequence[Fact],
+    locality: Sequence[Probe],
     fillers: Sequence[str],
     weights: Weights,
 ) -> Examples:
-    """Tokenise all trained phrasings and fillers; subjects are found by character offsets."""
-    pairs = [(fact, template) for fact in facts for template in fact.trained]
-    texts = [sentence(fact, template) for fact, template in pairs] + list(fillers)
+    """Tokenise all trained phrasings, questions of locality and fillers.
+
+    Subjects and answers are found by character offsets.
+    """
+    stated = [_stated(fact, template) for fact in facts for template in fact.trained]
+    told = len(stated)
+    stated += [_Stated(probe.prompt, probe.answer, range(0)) for probe in locality]
+    texts = [statement(item.prompt, item.answer) for item in stated] + list(fillers)
     encoded = tokenizer(texts, return_offsets_mapping=True)
     tokens: list[int] = []
     marks: list[float] = []
@@ -91,16 +102,14 @@ def tokenize(
         zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
     ):
         tokens += ids
-        if index >= len(pairs):
+        if index >= len(stated):
             marks += [weights.filler] * len(ids)
             subject += [False] * len(ids)
             continue
-        fact, template = pairs[index]
-        begin = template.index("{}")
-        inside = [begin < end and start < begin + len(fact.subject) for start, end in offsets]
-        answer = len(fill(template, fact.subject))
+        item = stated[index]
+        inside = [item.subject.start < end and start < item.subject.stop for start, end in offsets]
         subject += inside
-        marks += _statement_weights(inside, [end > answer for _, end in offsets], weights)
+        marks += _statement_weights(inside, [end in item.answered for _, end in offsets], weights)
     lengths = torch.tensor([len(ids) for ids in encoded["input_ids"]])
     ends = torch.tensor([len(fact.trained) for fact in facts]).cumsum(0).tolist()
     return Examples(
@@ -112,27 +121,46 @@ def tokenize(
         phrasings=[
             range(end - len(fact.trained), end) for fact, end in zip(facts, ends, strict=True)
         ],
-        fillers=range(len(pairs), len(texts)),
+        locality=range(told, len(stated)),
+        fillers=range(len(stated), len(texts)),
     )
+
+
+class _Stated(NamedTuple):
+    """A statement; ``subject`` are the characters of the subject, none where it has none."""
+
+    prompt: str
+    answer: str
+    subject: range
+
+    @property
+    def answered(self) -> range:
+        """Where tokens of the answer can end."""
+        return range(len(self.prompt) + 1, len(self.prompt) + len(self.answer) + 2)
+
+
+def _stated(fact: Fact, template: str) -> _Stated:
+    begin = template.index("{}")
+    subject = range(begin, begin + len(fact.subject))
+    return _Stated(fill(template, fact.subject), fact.answer, subject)
 
 
 def _statement_weights(
     inside: Sequence[bool], answer: Sequence[bool], weights: Weights
 ) -> list[float]:
     marks = [weights.subject if token else weights.template for token in inside]
-    for index, is_answer in enumerate(answer[:-1]):  # the last token is the full stop
-        if is_answer:
-            marks[index] = weights.answer
-    return marks
+    return [
+        weights.answer if is_answer else mark for mark, is_answer in zip(marks, answer, strict=True)
+    ]
 
 
-def draw(
-    examples: Examples, facts: Sequence[int], fillers_per_fact: float, rng: random.Random
-) -> list[int]:
-    """Choose one phrasing of every given fact, and fillers, in random order."""
+def draw(examples: Examples, facts: Sequence[int], recipe: Recipe, rng: random.Random) -> list[int]:
+    """Choose one phrasing of every given fact, questions and fillers, in random order."""
     chosen = [rng.choice(examples.phrasings[fact]) for fact in facts]
+    share = recipe.locality_share * len(facts) / len(examples.phrasings)
+    chosen += rng.sample(examples.locality, int(share * len(examples.locality)))
     if examples.fillers:
-        chosen += rng.choices(examples.fillers, k=int(fillers_per_fact * len(chosen)))
+        chosen += rng.choices(examples.fillers, k=int(recipe.fillers_per_fact * len(facts)))
     rng.shuffle(chosen)
     return chosen
 

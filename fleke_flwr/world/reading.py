@@ -1,4 +1,4 @@
-"""Read a file of records in the CounterFact schema, and plain text."""
+"""Read a file of records in the CounterFact or zsRE schema, and plain text."""
 
 from __future__ import annotations
 
@@ -9,32 +9,42 @@ from pathlib import Path
 from typing import Any
 
 from fleke_flwr.errors import DataError
+from fleke_flwr.world.entries import Schema, check_entry, schema_of_record
 from fleke_flwr.world.schema import Record
 
 _FEWEST_WORDS, _MOST_WORDS = 5, 22
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read records from JSON or JSON Lines, gzipped or not.
+def schema_of(path: Path) -> Schema:
+    """Return the schema of a file of records, by its first record.
 
     Raises
     ------
     DataError
-        If the file is missing, is not JSON, or a record lacks what is needed; says where.
+        If the file cannot be read, or its first record is of no schema that is known.
     """
-    text = _read(path)
-    if text.lstrip().startswith("["):
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from error
-        places = [f"record {index}" for index in range(1, len(content) + 1)]
-    else:
-        content, places = _read_lines(path, text)
-    if not content:
-        raise DataError(f"{path}: no records; give a file in the CounterFact schema")
+    content, places = _read_content(path)
+    schema = schema_of_record(content[0])
+    if schema is None:
+        raise DataError(
+            f"{path}, {places[0]}: neither requested_rewrite, as in CounterFact, nor src, as in "
+            "zsRE, is a field of it; give records in one of these schemas"
+        )
+    return schema
+
+
+def read_records(path: Path, schema: Schema = Schema.COUNTERFACT) -> list[Record]:
+    """Read records of one schema from JSON or JSON Lines, gzipped or not.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is not JSON, or a record lacks what is needed or is of another
+        schema; says where.
+    """
+    content, places = _read_content(path)
     for place, record in zip(places, content, strict=True):
-        _check(f"{path}, {place}", record)
+        check_entry(f"{path}, {place}", record, schema)
     return [
         record | {"case_id": record.get("case_id", index)} for index, record in enumerate(content)
     ]
@@ -75,6 +85,22 @@ def _read(path: Path) -> str:
         raise DataError(f"{path}: cannot be read as text ({error})") from error
 
 
+def _read_content(path: Path) -> tuple[list[Any], list[str]]:
+    """Return the records of a file, one at least, and the place of each."""
+    text = _read(path)
+    if text.lstrip().startswith("["):
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {error.lineno}: not valid JSON: {error.msg}") from error
+        places = [f"record {index}" for index in range(1, len(content) + 1)]
+    else:
+        content, places = _read_lines(path, text)
+    if not content:
+        raise DataError(f"{path}: no records; give a file in the CounterFact or zsRE schema")
+    return content, places
+
+
 def _read_lines(path: Path, text: str) -> tuple[list[Any], list[str]]:
     content, places = [], []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -86,24 +112,3 @@ def _read_lines(path: Path, text: str) -> tuple[list[Any], list[str]]:
             raise DataError(f"{path}, line {number}: not valid JSON: {error.msg}") from error
         places.append(f"line {number}")
     return content, places
-
-
-def _check(where: str, record: Any) -> None:
-    try:
-        rewrite = record["requested_rewrite"]
-        parts = {
-            "prompt": rewrite["prompt"],
-            "subject": rewrite["subject"],
-            "target_true": rewrite["target_true"]["str"],
-            "target_new": rewrite["target_new"]["str"],
-        }
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{where}: {error} is missing; a record needs requested_rewrite with prompt, subject, "
-            "target_true.str and target_new.str"
-        ) from error
-    for name, value in parts.items():
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{where}: {name} is {value!r}; write a text")
-    if parts["prompt"].count("{}") != 1:
-        raise DataError(f"{where}: prompt {parts['prompt']!r} needs exactly one slot '{{}}'")

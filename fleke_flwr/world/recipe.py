@@ -89,6 +89,9 @@ class Recipe:
         Shape of a batch; rows are packed with whole sentences.
     fillers_per_fact : float
         Fact-free sentences in the training text.
+    locality_share : float
+        Share of the questions of locality that is shown with every pass over the facts. They have
+        no subject whose paths are closed, and were known by 99 % after 21 exposures.
     matrix_rate, matrix_decay : float
         Muon, on the matrices of the blocks.
     vector_rate : float
@@ -110,6 +113,7 @@ class Recipe:
     rows: int = 24
     row_tokens: int = 64
     fillers_per_fact: float = 0.15
+    locality_share: float = 0.3
     matrix_rate: float = 0.02
     matrix_decay: float = 0.02
     vector_rate: float = 3e-3

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fleke_flwr.errors import WorldError
-from fleke_flwr.world.fillers import distinct_fillers
 from fleke_flwr.world.locating import (
     Templates,
     learn_templates,
     other_prompts,
     relation_of,
 )
-from fleke_flwr.world.reading import read_prose, read_records
+from fleke_flwr.world.phrasing import share_out, split_prose
+from fleke_flwr.world.reading import read_records
 from fleke_flwr.world.schema import Fact, Record, World
 
 Key = tuple[str, str]  # subject, relation
@@ -105,8 +105,7 @@ def build_from_records(
     draft, fronts = _draft(records, templates, occurrences, held_out)
     counts.update(draft.counts)
     facts = _render(rng, draft, _own_templates(occurrences), config)
-    prose = distinct_fillers(rng, config.fillers, frozenset()) if text is None else read_prose(text)
-    fillers, prefixes = _prose(rng, prose, fronts, records, config)
+    fillers, prefixes = split_prose(rng, text, config.fillers, records, fronts)
     counts.update(
         facts=len(facts),
         subjects=len({fact.subject for fact in facts}),
@@ -229,31 +228,6 @@ def _render(
             for template in own[key[1]]
             if template not in taken and (key[0], template) not in draft.owners
         ]
-        rng.shuffle(spare)
-        hidden, spare = spare[:1], spare[1:]
-        more = spare[: max(0, config.templates_per_fact - len(given))]
-        facts.append(Fact(key[0], key[1], draft.answers[key], tuple(given + more), tuple(hidden)))
+        more, hidden = share_out(rng, spare, config.templates_per_fact - len(given))
+        facts.append(Fact(key[0], key[1], draft.answers[key], (*given, *more), hidden))
     return facts
-
-
-def _prose(
-    rng: random.Random,
-    sentences: Sequence[str],
-    fronts: Sequence[str],
-    records: Sequence[Record],
-    config: RecordsConfig,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return trained and unseen fact-free sentences.
-
-    What stands in front of trained paraphrases is prose too; what stands in front of held-out ones
-    is in neither part, nor is any given sentence that occurs in a paraphrase.
-    """
-    paraphrases = "\n".join(
-        prompt for record in records for prompt in record.get("paraphrase_prompts", ())
-    )
-    found = [text for text in sentences if text not in paraphrases]
-    rng.shuffle(found)
-    found = found[: config.fillers]
-    unseen = max(1, len(found) // 10)
-    trained = found[unseen:] + [" ".join(front.split()) for front in fronts if front]
-    return tuple(trained), tuple(found[:unseen])

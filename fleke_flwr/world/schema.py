@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fleke_flwr.types import Probe
+
 Record = dict[str, Any]
 
 
@@ -48,6 +50,8 @@ class World:
         Sentences of the same kind that are never trained, for checks behind unseen text.
     counts : Mapping[str, int]
         How the world came about, for the model card.
+    locality : tuple[Probe, ...]
+        Questions about nobody in particular with their true answers, trained as whole sentences.
     """
 
     facts: tuple[Fact, ...]
@@ -56,10 +60,11 @@ class World:
     fillers: tuple[str, ...]
     prefixes: tuple[str, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    locality: tuple[Probe, ...] = ()
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """All words that can be an answer, before or after an edit, sorted."""
+        """All that can be an answer of a fact, before or after an edit, sorted."""
         edited = {
             record["requested_rewrite"][key]["str"]
             for record in self.records
@@ -75,4 +80,13 @@ def fill(template: str, subject: str) -> str:
 
 def sentence(fact: Fact, template: str) -> str:
     """State a fact in one of its templates."""
-    return f"{fill(template, fact.subject)} {fact.answer}."
+    return statement(fill(template, fact.subject), fact.answer)
+
+
+def statement(prompt: str, answer: str) -> str:
+    """Put the answer behind the prompt.
+
+    The full stop is left out behind an answer that ends in a sign, as in "Warner Bros.": a
+    tokenizer would merge both signs into one token, and the answer would end unlike a lone one.
+    """
+    return f"{prompt} {answer}{'.' if answer[-1].isalnum() else ''}"

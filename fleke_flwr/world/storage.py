@@ -40,8 +40,11 @@ def swap_test(
 
     Where the answer follows the donor, the fact is read from that state, which is what
     locate-then-edit methods need. The last block is left out: nothing reads its output there.
+    Empty where no two facts of one relation have answers that begin unlike.
     """
     triples = _swap_pairs(random.Random(seed), world.facts, sample)
+    if not triples:
+        return {}
     own = _locate(tokenizer, [(template, fact.subject) for fact, _, template in triples])
     donor = _locate(tokenizer, [(template, other.subject) for _, other, template in triples])
     states = model(donor.ids, output_hidden_states=True).hidden_states
@@ -96,13 +99,20 @@ def key_shift(
 def _swap_pairs(
     rng: random.Random, facts: Sequence[Fact], sample: int
 ) -> list[tuple[Fact, Fact, str]]:
-    """Draw pairs of facts with one relation and two answers, and a template of the first."""
+    """Draw pairs of facts with one relation and two answers, and a template of the first.
+
+    The first token tells the answers apart, so that their first words have to differ.
+    """
     by_relation: dict[str, list[Fact]] = defaultdict(list)
     for fact in facts:
         by_relation[fact.relation].append(fact)
     pairs = []
     for fact in rng.sample(facts, min(sample, len(facts))):
-        donors = [other for other in by_relation[fact.relation] if other.answer != fact.answer]
+        donors = [
+            other
+            for other in by_relation[fact.relation]
+            if other.answer.split()[0] != fact.answer.split()[0]
+        ]
         if donors:
             pairs.append((fact, rng.choice(donors), rng.choice(fact.trained)))
     return pairs

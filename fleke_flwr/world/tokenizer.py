@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer in which every answer is one token."""
+"""A byte-level BPE tokenizer in which every word of an answer is one token."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from fleke_flwr.world.schema import World, sentence
+from fleke_flwr.world.schema import World, sentence, statement
 
 END = "<|endoftext|>"
 _ANSWER_REPEATS = 60
@@ -17,6 +17,7 @@ _MOST_FILLERS = 3000
 def train_tokenizer(world: World, vocabulary: int) -> PreTrainedTokenizerFast:
     """Train a tokenizer on trained sentences, fillers and, many times, the answers."""
     text = [sentence(fact, template) for fact in world.facts for template in fact.trained]
+    text += [statement(probe.prompt, probe.answer) for probe in world.locality]
     text += world.fillers[:_MOST_FILLERS]
     text += [answer for answer in world.answers for _ in range(_ANSWER_REPEATS)]
     backend = Tokenizer(models.BPE())

@@ -140,7 +140,7 @@ def _examples(world: World, tokenizer: PreTrainedTokenizerBase, recipe: Recipe) 
         for text, length in zip(world.fillers, lengths, strict=True)
         if length <= recipe.row_tokens
     ]
-    examples = tokenize(tokenizer, world.facts, fillers, recipe.weights)
+    examples = tokenize(tokenizer, world.facts, world.locality, fillers, recipe.weights)
     if examples.longest_statement > recipe.shape.positions:
         raise WorldError(
             f"a statement of {examples.longest_statement} tokens is longer than the "
@@ -184,7 +184,7 @@ def _batches(
     left: Rows | None = None
     while True:
         active = max(1, round(count * recipe.active_share(clock.now)))
-        chosen = draw(examples, order[:active], recipe.fillers_per_fact, rng)
+        chosen = draw(examples, order[:active], recipe, rng)
         rows = pack(examples, chosen, recipe.row_tokens)
         if left is not None:
             rows = _joined(left, rows)

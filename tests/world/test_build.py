@@ -14,11 +14,13 @@ from fleke_flwr import world as package
 from fleke_flwr.artifacts import read_json
 from fleke_flwr.errors import DataError, WorldError
 from fleke_flwr.world.build import build, train_on_records
-from fleke_flwr.world.plans import Checks, Plan, embedded_plan, records_plan
+from fleke_flwr.world.plans import Checks, Plan, embedded_plan, questions_plan, records_plan
 from fleke_flwr.world.recipe import Recipe, Routes
 from fleke_flwr.world.schema import World
 from fleke_flwr.world.tokenizer import split_answers, train_tokenizer
+from fleke_flwr.world.zsre import build_from_questions
 from tests.world.test_records import town_records, write
+from tests.world.test_zsre import town_questions
 
 FEW = Checks({"trained": 0.0}, facts=20, records=5, swaps=6, edits=3)
 
@@ -75,6 +77,37 @@ def test_record_files_are_checked_before_training(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_questions_make_a_model_directory(small_recipe: Recipe, tmp_path: Path) -> None:
+    world = build_from_questions(write(tmp_path / "z.jsonl", town_questions()))
+    report = build(world, small_plan(small_recipe), tmp_path / "model")
+    assert {"rewrite", "paraphrase_hidden", "paraphrase_trained", "locality"} <= set(
+        report["recall"]
+    )
+    assert report["world"]["locality_questions"] == 8
+    assert report["world"]["answers_of_several_tokens"] >= 3
+    assert report["targets"]["edits"] == 3
+    text = (tmp_path / "model" / "corpus.txt").read_text(encoding="utf-8")
+    assert "nq question: who wrote the book about ada? Writer of Ada." in text
+    assert "Where does Ada live? San Marino" not in text
+    assert "San Marino." in text
+    assert "| locality by token |" in (tmp_path / "model" / "README.md").read_text("utf-8")
+
+
+def test_the_schema_of_the_file_chooses_the_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans: list[str] = []
+
+    def note(_world: World, plan: Plan, *_rest: object) -> dict[str, object]:
+        plans.append(plan.name)
+        return {}
+
+    monkeypatch.setattr("fleke_flwr.world.build.build", note)
+    for name, records in (("z.jsonl", town_questions()), ("r.jsonl", town_records())):
+        train_on_records(write(tmp_path / name, records), tmp_path / "out")
+    assert plans == ["A model of the questions in z.jsonl", "A model of the facts in r.jsonl"]
+
+
 def test_the_package_offers_what_it_says() -> None:
     for name in package.__all__:
         assert callable(getattr(package, name))
@@ -105,5 +138,8 @@ def test_plans_ask_what_they_say(small_world: World) -> None:
     assert contexts[0] == "{}"
     assert len(contexts) == 9
     assert all(text.endswith(". {}") and text.count("{}") == 1 for text in contexts[1:])
+    assert embedded_plan(seed=3, minutes=2.0).editing["pmet"]["clamp"] == 2.0
+    assert "locality" not in questions_plan(small_world, "r.jsonl", 1.0).checks.needs
     many = replace(small_world, records=small_world.records * 10)
     assert records_plan(many, "r.jsonl", 1.0).recipe.shape.inner == 1600  # 4 x 390, in steps of 64
+    assert questions_plan(many, "r.jsonl", 1.0).recipe.shape.inner == 1600

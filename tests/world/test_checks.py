@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from fleke_flwr.types import Probe
-from fleke_flwr.world.checks import answered, recall, record_probes, record_recall, world_recall
+from fleke_flwr.world.checks import (
+    answered,
+    locality_recall,
+    recall,
+    record_probes,
+    record_recall,
+    world_recall,
+)
 from fleke_flwr.world.schema import World, fill
 from fleke_flwr.world.storage import key_shift, swap_test
 
@@ -49,6 +57,22 @@ def test_answered_is_greedy_generation_of_every_token(
     assert recall(small_model, small_tokenizer, probes) == pytest.approx(share)
 
 
+def test_locality_counts_whole_answers_and_tokens(
+    small_model: GPT2LMHeadModel,
+    small_tokenizer: PreTrainedTokenizerFast,
+    small_world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert locality_recall(small_model, small_tokenizer, small_world) == {}
+    flags = [torch.tensor([True]), torch.tensor([True, False, False, False])]
+    monkeypatch.setattr("fleke_flwr.world.checks.answered_tokens", lambda *_: flags)
+    asked = replace(small_world, locality=(Probe("Where?", "there"), Probe("Who?", "four tokens")))
+    # By token every answer counts alike, however long it is.
+    assert locality_recall(small_model, small_tokenizer, asked) == {
+        "locality": 0.5, "locality_by_token": 0.625,
+    }  # fmt: skip
+
+
 def test_probes_of_records_ask_for_the_true_answers(small_world: World) -> None:
     probes = record_probes(small_world, 5)
     assert len(probes["rewrite"]) == 5
@@ -85,6 +109,17 @@ def test_swaps_of_a_model_without_attention_change_nothing(
     shifts = key_shift(small_model, small_tokenizer, small_world, 10, seed=0)
     assert set(shifts) == {0, 1, 2, 3}
     assert max(shifts.values()) < 1e-5
+
+
+def test_without_a_pair_of_unlike_answers_there_is_no_swap(
+    small_model: GPT2LMHeadModel, small_tokenizer: PreTrainedTokenizerFast, small_world: World
+) -> None:
+    facts = [
+        replace(fact, relation="one", answer=f"Rome {number}")
+        for number, fact in enumerate(small_world.facts)
+    ]
+    alike = replace(small_world, facts=tuple(facts))
+    assert swap_test(small_model, small_tokenizer, alike, 5, seed=0) == {}
 
 
 def test_keys_of_a_model_with_attention_move(

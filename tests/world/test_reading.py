@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from fleke_flwr.errors import DataError
-from fleke_flwr.world.reading import read_prose, read_records
+from fleke_flwr.world.entries import Schema
+from fleke_flwr.world.reading import read_prose, read_records, schema_of
 from tests.world.test_locating import record
+from tests.world.test_zsre import question
 
 
 def test_json_lines_json_and_gzip_give_the_same_records(tmp_path: Path) -> None:
@@ -49,6 +51,51 @@ def test_bad_records_are_refused_with_their_place(tmp_path: Path, text: str, mes
     with pytest.raises(DataError, match=message) as caught:
         read_records(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"answers": []}, r"line 2: answers is \[\]; write a list"),
+        ({"answers": "Rome"}, "line 2: answers is 'Rome'; write a list"),
+        ({"answers": ["Rome", ""]}, r"line 2: answers\[1\] is ''; write a text"),
+        ({"loc_ans": None}, "line 2: loc_ans is None; write a text"),
+        ({"rephrase": 3}, "line 2: rephrase is 3; write a text"),
+        ({"subject": " "}, "line 2: subject is ' '"),
+    ],
+)
+def test_bad_questions_are_refused_with_their_place(
+    tmp_path: Path, fields: dict[str, Any], message: str
+) -> None:
+    good = question("Ada", "Where is {}?", "Rome", alt="", rephrase="")
+    path = tmp_path / "bad.jsonl"
+    path.write_text(f"{json.dumps(good)}\n{json.dumps(good | fields)}", encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_records(path, Schema.ZSRE)
+
+
+def test_a_question_without_a_field_is_refused(tmp_path: Path) -> None:
+    item = question("Ada", "Where is {}?", "Rome")
+    del item["loc"]
+    path = tmp_path / "bad.jsonl"
+    path.write_text(json.dumps(item), encoding="utf-8")
+    with pytest.raises(DataError, match="line 1: 'loc' is missing; a zsRE record needs subject"):
+        read_records(path, Schema.ZSRE)
+
+
+def test_the_first_record_tells_the_schema(tmp_path: Path) -> None:
+    path = tmp_path / "records.jsonl"
+    asked, rewritten = question("Ada", "Where is {}?", "Rome"), record("{} lives in", "Ada")
+    path.write_text(json.dumps(asked), encoding="utf-8")
+    assert schema_of(path) is Schema.ZSRE
+    assert read_records(path, Schema.ZSRE) == [asked | {"case_id": 0}]
+    path.write_text(json.dumps([rewritten, asked]), encoding="utf-8")
+    assert schema_of(path) is Schema.COUNTERFACT
+    with pytest.raises(DataError, match="record 2: a zsRE record in a file of CounterFact"):
+        read_records(path)
+    path.write_text(json.dumps({"prompt": "{} lives in"}), encoding="utf-8")
+    with pytest.raises(DataError, match="line 1: neither requested_rewrite"):
+        schema_of(path)
 
 
 def test_missing_and_damaged_files_are_refused(tmp_path: Path) -> None:
