@@ -22,6 +22,9 @@ def judge_generations(
 ) -> list[dict[str, float]]:
     """Generate from every record's open prompts and judge the texts.
 
+    Document frequencies come from ``config.idf``, else from the model's own text, so that scores of
+    different sets of records compare; only a model without any takes the references at hand.
+
     Returns
     -------
     list[dict[str, float]]
@@ -35,7 +38,8 @@ def judge_generations(
     DataError
         If ``config.idf`` cannot be used.
     """
-    vectorizer = fitted(config.idf) if config.idf else None
+    idf = config.idf or _own_text(model)
+    vectorizer = fitted(idf) if idf else None
     asked = [_drafts(case) for case in cases]
     drafts = [draft for own in asked for draft in own]
     texts = iter(generate(model, drafts, config.batch_tokens, seed))
@@ -52,6 +56,11 @@ def judge_generations(
     for index, score in zip(pairs, scores, strict=True):
         values[index]["reference_score"] = score
     return values
+
+
+def _own_text(model: EditableModel) -> str:
+    path = None if model.directory is None else model.directory / "corpus.txt"
+    return str(path) if path is not None and path.is_file() else ""
 
 
 def _drafts(case: EvalCase) -> list[Draft]:

@@ -65,7 +65,8 @@ def fitted(idf: str) -> TfidfVectorizer:
     Parameters
     ----------
     idf : str
-        UTF-8 text, plain or compressed with gzip; paragraphs, parted by blank lines, are documents.
+        UTF-8 text, plain or compressed with gzip; paragraphs, parted by blank lines, are documents,
+        or lines in a text without blank ones.
 
     Raises
     ------
@@ -91,4 +92,5 @@ def _fit(path: Path, _changed: int) -> TfidfVectorizer:
     vectorizer = TfidfVectorizer()
     if not vectorizer.build_analyzer()(text):
         raise DataError(f"idf file {path}: holds no word; paragraphs of text are needed")
-    return vectorizer.fit(_BLANK_LINES.split(text))
+    documents = _BLANK_LINES.split(text.strip())
+    return vectorizer.fit(documents if len(documents) > 1 else text.splitlines())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,7 +57,7 @@ def _written(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_written")
 def test_records_are_judged_one_by_one(model: EditableModel) -> None:
-    found = judge_generations(model, four_cases(), CONFIG, 0)
+    found = judge_generations(replace(model, directory=None), four_cases(), CONFIG, 0)
     pairs = [("one two three same same same same two two", "one two three same")]
     pairs.append(("alpha beta", "alpha beta"))
     scores = reference_scores(pairs)
@@ -98,3 +99,15 @@ def test_a_record_is_judged_alike_in_any_company(model: EditableModel) -> None:
     together = judge_generations(model, cases, CONFIG, 0)
     for case, values in zip(cases, together, strict=True):
         assert judge_generations(model, [case], CONFIG, 0) == [values]
+
+
+@pytest.mark.usefixtures("_written")
+def test_scores_of_a_record_do_not_depend_on_the_others(
+    model: EditableModel, tmp_path: Path
+) -> None:
+    (tmp_path / "corpus.txt").write_text("one alpha\ntwo beta\nthree same\n", encoding="utf-8")
+    own = replace(model, directory=tmp_path)
+    together = judge_generations(own, four_cases(), CONFIG, 0)
+    alone = judge_generations(own, four_cases()[:1], CONFIG, 0)
+    assert alone[0] == together[0]
+    assert 0 < alone[0]["reference_score"] < 1
