@@ -125,6 +125,12 @@ def save_personal(
     )
 
 
+def rounded(vectors: MemoryVectors, order: TrainOrder) -> MemoryVectors:
+    """Return vectors as they will be read again from the state or the wire, in float64."""
+    narrow = _narrow(wire.pack_vectors(vectors), order)
+    return wire.unpack_vectors({name: tensor.double() for name, tensor in narrow.items()})
+
+
 def variant_of(order: TrainOrder) -> str:
     """Hash what tells the variants of one run apart."""
     parts = [order.spec.to_json(), order.rounds, dict(order.settings), dict(order.options)]

@@ -10,9 +10,10 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
-from fleke_flwr.apps.personal import load_personal, save_personal
+from fleke_flwr.apps.personal import load_personal, rounded, save_personal
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.session import Session
+from fleke_flwr.apps.solutions import fingerprint, grown
 from fleke_flwr.config import FedEditConfig
 from fleke_flwr.data.slots import seen
 from fleke_flwr.editors.base import EDITORS, Editor, Targets
@@ -25,6 +26,7 @@ from fleke_flwr.editors.vectors import (
     stacked_keys,
     vector_statistics,
 )
+from fleke_flwr.growing import GrowingSolution
 from fleke_flwr.linalg import Prior
 from fleke_flwr.progress import Silent
 from fleke_flwr.state import EditState, applied
@@ -84,7 +86,7 @@ class Reedit:
         self.costs["seconds-targets"] = time.perf_counter() - started
         self.costs["count-worth"] = found.worth
         started = time.perf_counter()
-        fresh = memory_vectors(self.editor, self.model, requests, found.targets)
+        fresh = rounded(memory_vectors(self.editor, self.model, requests, found.targets), order)
         if order.round > personal.slots:
             self._edit_own(fresh, requests, found.targets)
             save_personal(personal, self.memory, order, self.model.fingerprint)
@@ -119,25 +121,25 @@ class Reedit:
     def _edit_own(
         self, fresh: MemoryVectors, requests: list[EditRequest], targets: Targets
     ) -> None:
-        personal = self.personal
+        personal, before = self.personal, fingerprint(self.personal)
         protected = self._protected()
         personal.latest = len(personal.own)
         personal.own = personal.own + fresh
         personal.slots = self.order.round
         if self.options.rule == "pooled":
-            self._solve_anew()
+            self._solve_anew(before, fresh)
         elif requests:
             with applied(self.model.model, personal.updates):
                 new = pooled(self.editor, self.model, requests, targets, self.priors, protected)
             personal.updates = self._plus(new)
 
     def _edit_more(self, chosen: Received) -> None:
-        personal = self.personal
+        personal, before = self.personal, fingerprint(self.personal)
         if self.options.exchange == "tokens":
             chosen = self._with_keys(chosen)
         personal.received = personal.received + chosen
         if self.options.rule == "pooled":
-            self._solve_anew()
+            self._solve_anew(before, chosen.vectors)
             return
         protected = self._protected()
         if self.options.exchange == "tokens":
@@ -147,7 +149,7 @@ class Reedit:
             new = self._solved(chosen.vectors, personal.updates, protected)
         personal.updates = self._plus(new)
 
-    def _solve_anew(self) -> None:
+    def _solve_anew(self, before: str, more: MemoryVectors) -> None:
         """Solve for everything own and received at once, from the base model."""
         personal, received = self.personal, self.personal.received
         if self.options.exchange == "tokens":
@@ -156,7 +158,12 @@ class Reedit:
             vectors = torch.cat([personal.own.targets, targets.vectors])
             new = pooled(self.editor, self.model, own + requests, _targets(vectors), self.priors)
         else:
-            new = self._solved(personal.own + received.vectors, {}, {})
+            priors = [self.priors[module] for module in self.modules]
+            blank = GrowingSolution(priors, self.order.spec.mode)
+            client, step = self.session.partition, (before, more)
+            solution = grown(client, blank, personal, self.modules, step, self.total)
+            solved = solution.updates() if solution.count else []
+            new = dict(zip(self.modules, solved, strict=False))
         personal.updates = self._kept(new)
 
     def _solved(

@@ -12,6 +12,7 @@ import torch
 from flwr.app import Error, Message
 
 from fleke_flwr import wire
+from fleke_flwr.apps import solutions
 from fleke_flwr.apps.experiment import Experiment
 from fleke_flwr.artifacts import read_json
 from fleke_flwr.config import RunConfig
@@ -413,3 +414,24 @@ def test_the_bound_may_edit_everything_at_once(tiny_gpt2: Path, tmp_path: Path) 
     pooled = EditState.load(Path(slots.output_dir) / "variants" / "global" / "edits.safetensors")
     for state in personal_models(slots).values():
         assert_same(state.updates, pooled.updates)
+
+
+def test_a_process_that_has_just_started_makes_the_solution_anew(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def model_of(name: str) -> dict[int, EditState]:
+        config = configure(tiny_gpt2, tmp_path / name, [4, 3], rounds=3, mode="anticipated")
+        play(config)
+        return personal_models(config)
+
+    kept = model_of("kept")
+    monkeypatch.setattr(solutions, "_KEPT", Forgetful())
+    for client, state in model_of("forgotten").items():
+        assert_same(state.updates, kept[client].updates)
+
+
+class Forgetful(dict[int, Any]):
+    """Keeps nothing."""
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        """Drop it."""
