@@ -96,8 +96,7 @@ def seconds_by_slot(rows: Rows) -> Picture | None:
         "slots",
         "Seconds of each time slot",
         "Summed over clients, measuring left out. Target vectors that another strategy has "
-        "optimised before are reused. Where re-editing solves for everything a client has edited "
-        "and taken over so far, it grows with the slots.",
+        "optimised before are reused.",
         draw,
         (8.4 if len(names) > 1 else 5.0, 0.4 + 2.7 * down),
         data,
