@@ -147,7 +147,9 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the model.")],
     records: Annotated[
         Path | None,
-        typer.Option(help="Records whose true facts it learns [the embedded world]."),
+        typer.Option(
+            help="CounterFact or zsRE records whose true facts it learns [the embedded world]."
+        ),
     ] = None,
     text: Annotated[
         Path | None, typer.Option(help="Plain text mixed in, with --records only.")
