@@ -6,8 +6,7 @@ of all-MiniLM-L6-v2; the default here needs no download.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,9 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.preprocessing import normalize
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from fleke_flwr.errors import ConfigError
+from fleke_flwr.models.loading import no_bars
 
 Vectors = NDArray[np.float64]
 COMPONENTS = 100
@@ -89,7 +88,7 @@ def _load(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             "sentence-embedding model, or leave it out for TF-IDF"
         )
     try:
-        with _no_bars():
+        with no_bars():
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
             model = AutoModel.from_pretrained(
                 directory, local_files_only=True, use_safetensors=True
@@ -105,16 +104,3 @@ def _load(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             "sentence-embedding model"
         )
     return model.eval(), tokenizer
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    hide: Callable[[], None] = logging.disable_progress_bar
-    show: Callable[[], None] = logging.enable_progress_bar
-    drawn = logging.is_progress_bar_enabled()
-    hide()
-    try:
-        yield
-    finally:
-        if drawn:
-            show()

@@ -6,18 +6,16 @@ Letters: ``n`` requests, ``p`` places that are changed, ``d`` residual width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fleke_flwr.editors.rows import Begun
 from fleke_flwr.errors import UnsupportedModelError
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import run_blocks
+from fleke_flwr.models.hooks import captured_outputs
 
 
 @dataclass(frozen=True)
@@ -119,24 +117,6 @@ class AttentionAndMlp(Entry):
         normed = block.get_submodule(family.norm_2)(middle)
         output: Tensor = block.get_submodule(family.mlp)(normed)
         return middle + (output + change[:, 1])
-
-
-@contextmanager
-def captured_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
-    """Collect the latest output of each module, by its name here."""
-    captured: dict[str, Tensor] = {}
-    handles = []
-    try:
-        for name, module in modules.items():
-
-            def keep(_: nn.Module, __: tuple[Any, ...], output: Any, name: str = name) -> None:
-                captured[name] = output[0] if isinstance(output, tuple) else output
-
-            handles.append(module.register_forward_hook(keep))
-        yield captured
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _where(begun: Begun) -> tuple[Tensor, Tensor]:

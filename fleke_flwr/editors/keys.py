@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from fleke_flwr.editors.base import Readings
-from fleke_flwr.editors.entry import captured_outputs
 from fleke_flwr.editors.rows import Begun, batches, begin, key_rows
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import run_block_at, run_blocks
-from fleke_flwr.models.hooks import captured_keys
+from fleke_flwr.models.hooks import captured_keys, captured_outputs
 from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 

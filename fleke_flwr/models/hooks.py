@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,24 @@ def captured_keys(model: EditableModel, layers: Sequence[int]) -> Iterator[dict[
                 captured[layer] = args[0].detach()
 
             handles.append(model.projection(layer).register_forward_pre_hook(keep))
+        yield captured
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def captured_outputs(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+    """Collect the latest output of each module, by its name here."""
+    captured: dict[str, Tensor] = {}
+    handles = []
+    try:
+        for name, module in modules.items():
+
+            def keep(_: nn.Module, __: tuple[Any, ...], output: Any, name: str = name) -> None:
+                captured[name] = output[0] if isinstance(output, tuple) else output
+
+            handles.append(module.register_forward_hook(keep))
         yield captured
     finally:
         for handle in handles:

@@ -200,7 +200,7 @@ def _load(config: ModelConfig, source: str, directory: Path | None) -> EditableM
     revision = config.revision or "main"
     dtype: torch.dtype = getattr(torch, config.dtype)
     try:
-        with _no_bars():
+        with no_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(
                 source, revision=revision, dtype=dtype, attn_implementation="sdpa"
@@ -227,7 +227,7 @@ def _load(config: ModelConfig, source: str, directory: Path | None) -> EditableM
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """Keep transformers from drawing bars: progress is reported in one place."""
     hide: Callable[[], None] = transformers_logging.disable_progress_bar
     show: Callable[[], None] = transformers_logging.enable_progress_bar

@@ -11,8 +11,8 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from fleke_flwr.errors import PayloadError
-from fleke_flwr.types import MemoryVectors
+from fleke_flwr.errors import PayloadError, RequestError
+from fleke_flwr.types import EditRequest, MemoryVectors
 from fleke_flwr.wire.tensors import (
     DTYPES,
     SCHEMA,
@@ -191,6 +191,8 @@ def read_vectors(content: RecordDict, expected: ExpectedVectors) -> SharedVector
             f"{len(texts)} texts come with {len(vectors)} edits; "
             + ("one for each is needed" if expected.with_texts else "this exchange carries none")
         )
+    for prompt, subject, target in texts:
+        _check_text(prompt, subject, target)
     first = meta.get("first")
     if not isinstance(first, int) or first < 0 or meta.get("edits") != len(vectors):
         raise PayloadError(f"first is {first!r} and edits {meta.get('edits')!r}: counts are needed")
@@ -231,6 +233,14 @@ def _check_shapes(vectors: MemoryVectors, expected: ExpectedVectors) -> None:
         raise PayloadError(
             f"target vectors are {vectors.targets.shape[1]} wide, expected {expected.d_out}"
         )
+
+
+def _check_text(prompt: str, subject: str, target: str) -> None:
+    """Refuse here what every receiver would stumble over."""
+    try:
+        EditRequest("received", prompt, subject, target)
+    except RequestError as error:
+        raise PayloadError(str(error)) from error
 
 
 def _write_texts(texts: Sequence[Text]) -> ConfigRecord:

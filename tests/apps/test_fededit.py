@@ -435,3 +435,19 @@ class Forgetful(dict[int, Any]):
 
     def __setitem__(self, key: int, value: Any) -> None:
         """Drop it."""
+
+
+def test_text_that_is_no_edit_is_refused_before_it_is_handed_out(
+    tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    def spoil(_: Message, reply: Message) -> Message:
+        reply.content["texts"] = wire.vectors._write_texts([("no slot", "Ada", "x")] * 3)
+        return reply
+
+    settings = {"fededit__exchange": "tokens", "min_clients": 1}
+    config = configure(tiny_gpt2, tmp_path / "fed", [3, 2], **settings)
+    experiment, _ = federation(config, tamper=tamper_share(spoil))
+    experiment.run()
+    record = experiment.rows[0]["history"][0]
+    assert "0 slots" in record["left_out"]["0"]
+    assert record["edits"] == 2

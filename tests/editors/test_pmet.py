@@ -14,7 +14,7 @@ import torch
 from fleke_flwr.editors import EDITORS, Targets
 from fleke_flwr.editors.covariance import priors, second_moments
 from fleke_flwr.editors.descent import descend
-from fleke_flwr.editors.entry import AttentionAndMlp, captured_outputs
+from fleke_flwr.editors.entry import AttentionAndMlp
 from fleke_flwr.editors.memit import Memit, low_loss
 from fleke_flwr.editors.modes import exchange_update, pooled
 from fleke_flwr.editors.pmet import Pmet, known_or_low_loss
@@ -23,6 +23,7 @@ from fleke_flwr.editors.rows import target_rows
 from fleke_flwr.errors import StatisticsError, UnsupportedModelError
 from fleke_flwr.linalg import Prior
 from fleke_flwr.models import EditableModel
+from fleke_flwr.models.hooks import captured_outputs
 from fleke_flwr.models.tokens import subject_position
 from fleke_flwr.modes import MODES
 from fleke_flwr.progress import Silent
