@@ -16,7 +16,7 @@ from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.data.partition import partition_cases
 from fleke_flwr.editors.base import EDITORS
 from fleke_flwr.editors.modes import pooled
-from fleke_flwr.errors import DataError
+from fleke_flwr.errors import ConfigError, DataError
 from fleke_flwr.evaluation.quality import evaluate, summarize
 from fleke_flwr.models.loading import EditableModel, load_model
 from fleke_flwr.progress import Progress
@@ -33,7 +33,17 @@ def edit(config: RunConfig, directory: Path, progress: Progress) -> dict[str, An
     -------
     dict
         The row of the run, as in a federated one.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration asks for what takes several passes over the records.
     """
+    if config.sweeps > 1 or config.rounds > 1:
+        raise ConfigError(
+            f"rounds = {config.rounds} and sweeps = {config.sweeps}: this command edits all "
+            "records in one batch; set both to 1, or use fleke run with strategy=global"
+        )
     model, cases = load_model(config.model), _cases(config)
     spec = resolve_recipe(config, model)
     priors = known_priors(config, model, spec, progress)

@@ -95,6 +95,20 @@ def edit(config: ConfigName, overrides: Overrides = None, output: Output = None)
 
 
 @application.command()
+def repeats(
+    config: ConfigName,
+    overrides: Overrides = None,
+    edits: Annotated[int, typer.Option(min=1, help="How many records, the first ones.")] = 20,
+    copies: Annotated[int, typer.Option(min=1, help="Most repeats, and copies in a batch.")] = 12,
+    output: Output = None,
+) -> None:
+    """Make single edits again and again; show how much of their residual is left."""
+    from fleke_flwr.apps.jobs import run_repetition
+
+    run_repetition(_read(config, overrides), output, edits, copies, Console())
+
+
+@application.command()
 def evaluate(
     config: ConfigName,
     overrides: Overrides = None,
@@ -142,13 +156,31 @@ def report(
     show_results(directory.expanduser().resolve(), Console())
 
 
+@application.command()
+def revoke(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Directory of a finished run, or RUN/variants/NAME."),
+    ],
+    client: Annotated[int | None, typer.Option(help="Number of the client that goes.")] = None,
+    edits: Annotated[
+        Path | None, typer.Option(help="A file of the edits that go, in any record schema.")
+    ] = None,
+) -> None:
+    """Give a run's model as if a client, or some edits, had never been there."""
+    from fleke_flwr.apps.jobs import run_revocation
+
+    run_revocation(directory, client, edits, Console())
+
+
 @world.command("train")
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the model.")],
     records: Annotated[
         Path | None,
         typer.Option(
-            help="CounterFact or zsRE records whose true facts it learns [the embedded world]."
+            help="CounterFact, zsRE or conflict records whose true facts it learns "
+            "[the embedded world]."
         ),
     ] = None,
     text: Annotated[
@@ -157,11 +189,15 @@ def train(
     minutes: Annotated[
         float, typer.Option(min=0.1, help="Upper bound of the training time.")
     ] = 30.0,
+    templates: Annotated[
+        Path | None,
+        typer.Option(help="Further phrasings of conflicts' relations (JSON), with --records only."),
+    ] = None,
 ) -> None:
     """Train a small model that knows, and can be edited in, a world of facts."""
     from fleke_flwr.apps.jobs import TrainingOrder, run_training
 
-    run_training(TrainingOrder(output, records, text, minutes), Console())
+    run_training(TrainingOrder(output, records, text, minutes, templates), Console())
 
 
 def main() -> None:

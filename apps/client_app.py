@@ -11,12 +11,12 @@ from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fleke_flwr import __version__, wire
+from fleke_flwr.apps.claims import Claimant
 from fleke_flwr.apps.contribution import Contribution
-from fleke_flwr.apps.judging import judge_personal
+from fleke_flwr.apps.judging import judge_personal, judge_shared
 from fleke_flwr.apps.reedit import Reedit
 from fleke_flwr.apps.session import Session, open_session
-from fleke_flwr.data.slots import seen
-from fleke_flwr.evaluation.quality import evaluate as measure
+from fleke_flwr.state import EditState
 
 app = ClientApp()
 
@@ -64,28 +64,59 @@ def evaluate_personal(message: Message, context: Context) -> Message:
     started = time.perf_counter()
     judged = judge_personal(session, order, context.state)
     costs = {"seconds-evaluate": time.perf_counter() - started}
-    records = {f"{wire.MEASUREMENTS}{name}": wire.write_sums(sums) for name, sums in judged.items()}
     own = judged[wire.OWN].get("efficacy_tokens", (0.0, 0.0, 0))[2]
-    content = RecordDict({**records, "metrics": _metrics(session, own, costs)})
+    content = wire.write_groups(judged)
+    content["metrics"] = _metrics(session, own, costs)
     return Message(content, reply_to=message)
 
 
 @app.evaluate("edit")
 def evaluate(message: Message, context: Context) -> Message:
-    """Judge the merged model on this client's records edited so far."""
+    """Judge the merged model on this client's records edited so far, or on those of round 1."""
     order, state = wire.read_order(message.content)
     session = open_session(context, order.settings)
-    cases = seen(session.cases(), order.rounds, order.round)
     started = time.perf_counter()
-    with state.applied(session.model.model):
-        quality = measure(session.model, cases, session.config.evaluation, session.config.seed)
+    judged, count = judge_shared(session, order, state, context.state)
     costs = {"seconds-evaluate": time.perf_counter() - started}
-    content = RecordDict(
-        {
-            f"{wire.MEASUREMENTS}{wire.OWN}": wire.write_sums(quality.sums()),
-            "metrics": _metrics(session, len(cases), costs),
-        }
+    content = wire.write_groups(judged)
+    content["metrics"] = _metrics(session, count, costs)
+    return Message(content, reply_to=message)
+
+
+@app.query("losers")
+def losers(message: Message, context: Context) -> Message:
+    """Name, by tag, the edits that the shared model does not give as its answer."""
+    claimant, state = _claimant(message, context)
+    return Message(
+        RecordDict({"conflict": wire.write_tags(claimant.losers(state))}), reply_to=message
     )
+
+
+@app.query("claims")
+def claims(message: Message, context: Context) -> Message:
+    """Sign in for edits whose question is disputed."""
+    claimant, _ = _claimant(message, context)
+    found = claimant.claims(set(wire.read_tags(message.content)))
+    return Message(RecordDict({"conflict": wire.write_claims(found)}), reply_to=message)
+
+
+@app.train("verdict")
+def verdict(message: Message, context: Context) -> Message:
+    """Note which edits are taken back and which are strengthened from now on."""
+    claimant, _ = _claimant(message, context)
+    claimant.accept(wire.read_verdict(message.content))
+    return Message(RecordDict({"metrics": _metrics(claimant.session, 0, {})}), reply_to=message)
+
+
+@app.evaluate("pairs")
+def evaluate_pairs(message: Message, context: Context) -> Message:
+    """Judge winning edits against their rivals, and the records that nobody disputes."""
+    claimant, state = _claimant(message, context)
+    started = time.perf_counter()
+    judged = claimant.judged(state, set(wire.read_tags(message.content)))
+    costs = {"seconds-evaluate": time.perf_counter() - started}
+    content = wire.write_groups(judged)
+    content["metrics"] = _metrics(claimant.session, 0, costs)
     return Message(content, reply_to=message)
 
 
@@ -96,11 +127,16 @@ def describe(message: Message, context: Context) -> Message:
     content = {
         "partition": session.partition,
         "base": session.model.fingerprint,
-        "edits": len(session.cases()),
+        "edits": sum(map(len, session.dealt(session.config.rounds))),
         "version": __version__,
     }
     meta = ConfigRecord({"json": json.dumps(content)})
     return Message(RecordDict({"meta": meta}), reply_to=message)
+
+
+def _claimant(message: Message, context: Context) -> tuple[Claimant, EditState]:
+    order, state = wire.read_order(message.content)
+    return Claimant(open_session(context, order.settings), order, context.state), state
 
 
 def _metrics(session: Session, edits: int, costs: Mapping[str, int | float]) -> MetricRecord:

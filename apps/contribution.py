@@ -9,12 +9,14 @@ from dataclasses import dataclass, field, replace
 from flwr.app import ConfigRecord, RecordDict
 
 from fleke_flwr import wire
+from fleke_flwr.apps.known_edits import remaining
+from fleke_flwr.apps.ledger import Ledger
 from fleke_flwr.apps.priors import known_priors
+from fleke_flwr.apps.requests import RoundRequests
 from fleke_flwr.apps.session import Session
-from fleke_flwr.data.slots import slot
 from fleke_flwr.editors.base import EDITORS, Editor, Targets
-from fleke_flwr.editors.cache import targets_cached
-from fleke_flwr.editors.modes import exchange_statistics, exchange_update, pooled
+from fleke_flwr.editors.cache import recall_targets, save_targets, target_keys, targets_cached
+from fleke_flwr.editors.modes import exchange_statistics, exchange_update
 from fleke_flwr.errors import RunError
 from fleke_flwr.linalg import Prior
 from fleke_flwr.modes import exchanges_per_round
@@ -38,7 +40,7 @@ class Contribution:
     order : TrainOrder
         What is asked.
     state : EditState
-        The shared state it refers to.
+        The shared state that came with it.
     memory : RecordDict
         The node's Flower state, which survives between the exchanges of a round.
     """
@@ -49,28 +51,84 @@ class Contribution:
     memory: RecordDict
     costs: dict[str, int | float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Prepare what every answer needs."""
+        order, model = self.order, self.session.model
+        self.editor: Editor = EDITORS.get(order.spec.editor)(order.spec)
+        self.reading = EditState(model.fingerprint) if order.on_base else self.state
+        self.asked = RoundRequests(self.session, order, Ledger.load(self.memory, order.variant))
+
     def payload(self) -> EditPayload:
         """Compute the contribution; the model is as before afterwards."""
-        requests = self.requests()
-        editor = EDITORS.get(self.order.spec.editor)(self.order.spec)
+        self._recall_kept()
+        requests = self._wanted()
         priors = self._priors()
-        with self.state.applied(self.session.model.model):
+        with self.reading.applied(self.session.model.model):
             started = time.perf_counter()
-            targets = self._targets(editor, requests)
+            targets = self._targets(requests)
             self.costs["seconds-targets"] = time.perf_counter() - started
             started = time.perf_counter()
-            payload = self._solve(editor, requests, targets, priors)
+            payload = self._solve(requests, targets, priors)
             self.costs["seconds-statistics"] = time.perf_counter() - started
         return payload
 
-    def requests(self) -> list[EditRequest]:
-        """Return the requests of this round: this client's, or everybody's when pooling."""
+    def _wanted(self) -> list[EditRequest]:
+        """Return the requests that are contributed: those that the shared model lacks."""
         order = self.order
-        if order.pooled:
-            cases = self.session.pooled_cases(order.rounds, order.round)
-        else:
-            cases = slot(self.session.cases(), order.rounds, order.round)
-        return [case.request for case in cases]
+        requests = self.asked.requests()
+        threshold = self.session.config.overlap.threshold
+        if threshold < 0 or order.part != wire.ALL_EDITS:
+            return requests
+        if order.sweep == 0 and order.exchange == 0:
+            self._find_known(self.asked.fresh(), threshold)
+        if self.session.config.overlap.action == "send":
+            return requests
+        known = set(self._known())
+        wanted = [
+            request
+            for request, key in zip(requests, self._base_keys(requests), strict=True)
+            if key not in known
+        ]
+        self.costs["count-skipped"] = len(requests) - len(wanted)
+        return wanted
+
+    def _find_known(self, requests: Sequence[EditRequest], threshold: float) -> None:
+        if not self.state.updates or not requests:
+            return
+        started = time.perf_counter()
+        model = self.session.model
+        found = targets_cached(
+            self.editor,
+            model,
+            EditState(model.fingerprint).fingerprint,
+            requests,
+            self.session.progress(),
+        )
+        self.costs.update(optimized=found.optimized, reused=found.reused)
+        priors = known_priors(self.session.config, model, self.order.spec, Silent())
+        left = remaining(self.editor, model, self.state, requests, found.targets, priors)
+        is_known = (left.residual < threshold).tolist()
+        keys = [k for k, known in zip(self._base_keys(requests), is_known, strict=True) if known]
+        self.memory[self._known_name] = ConfigRecord(
+            {"keys": list(dict.fromkeys([*self._known(), *keys]))}
+        )
+        self.costs["count-known"] = sum(is_known)
+        self.costs["count-looked-at"] = len(requests)
+        self.costs["count-residual"] = float(left.residual.sum())
+        self.costs["count-predicted-residual"] = float(left.predicted.sum())
+        self.costs["seconds-overlap"] = time.perf_counter() - started
+
+    @property
+    def _known_name(self) -> str:
+        return f"known {self.order.variant}"
+
+    def _known(self) -> list[str]:
+        found = self.memory.config_records.get(self._known_name)
+        return [] if found is None else [str(key) for key in found["keys"]]  # type: ignore[union-attr]
+
+    def _base_keys(self, requests: Sequence[EditRequest]) -> list[str]:
+        base = EditState(self.session.model.fingerprint).fingerprint
+        return target_keys(self.editor, self.session.model, base, requests)
 
     def _priors(self) -> Mapping[str, Prior]:
         """Return the priors where the client solves for itself; sums need none."""
@@ -79,19 +137,30 @@ class Contribution:
         session = self.session
         return known_priors(session.config, session.model, self.order.spec, Silent())
 
-    def _targets(self, editor: Editor, requests: Sequence[EditRequest]) -> Targets:
-        """Optimise at the first exchange of a round, recall at the later ones."""
+    def _targets(self, requests: Sequence[EditRequest]) -> Targets:
+        """Optimise at the first exchange of a sweep, recall at the later ones."""
         order = self.order
         if order.exchange > 0:
             return self._recall()
+        model = self.session.model
         found = targets_cached(
-            editor, self.session.model, order.round_state, requests, self.session.progress()
+            self.editor, model, order.round_state, requests, self.session.progress()
         )
         targets = found.targets
-        self.costs.update(optimized=found.optimized, reused=found.reused)
-        if exchanges_per_round(order.spec.mode, len(order.spec.layers)) > 1 and not order.pooled:
+        for name, value in (("optimized", found.optimized), ("reused", found.reused)):
+            self.costs[name] = self.costs.get(name, 0) + value
+        path = self.session.kept_targets(self.order.pooled)
+        if path is not None:
+            save_targets(path, target_keys(self.editor, model, order.round_state, requests))
+        if exchanges_per_round(order.spec.mode, len(order.spec.layers)) > 1:
             self._remember(targets)
         return targets
+
+    def _recall_kept(self) -> None:
+        """Know what another process of this client has optimised."""
+        path = self.session.kept_targets(self.order.pooled)
+        if self.order.exchange == 0 and path is not None and path.is_file():
+            recall_targets(path)
 
     def _remember(self, targets: Targets) -> None:
         # The next exchange may be answered by another process, so a module global would not do.
@@ -114,11 +183,7 @@ class Contribution:
         return Targets(**wire.unpack_tensors(self.memory.array_records[_TARGETS]))
 
     def _solve(
-        self,
-        editor: Editor,
-        requests: Sequence[EditRequest],
-        targets: Targets,
-        priors: Mapping[str, Prior],
+        self, requests: Sequence[EditRequest], targets: Targets, priors: Mapping[str, Prior]
     ) -> EditPayload:
         order, model = self.order, self.session.model
         empty = EditPayload(
@@ -126,12 +191,13 @@ class Contribution:
             state=self.state.fingerprint,
             editor=order.spec.editor,
             mode=order.spec.mode,
-            num_edits=len(requests),
+            num_edits=max(0, len(requests) - self.asked.added),
         )
-        if order.pooled:
-            return replace(empty, updates=pooled(editor, model, requests, targets, priors))
+        exchange = order.exchange
         if order.reply == wire.UPDATES:
-            updates = exchange_update(editor, model, requests, targets, order.exchange, priors)
+            updates = exchange_update(self.editor, model, requests, targets, exchange, priors)
             return replace(empty, updates=updates)
-        statistics = exchange_statistics(editor, model, requests, targets, order.exchange, priors)
-        return replace(empty, statistics=statistics)
+        return replace(
+            empty,
+            statistics=exchange_statistics(self.editor, model, requests, targets, exchange, priors),
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import torch
 from flwr.serverapp import Grid
 
 from fleke_flwr import wire
+from fleke_flwr.apps.kept_sums import keep_sums
 from fleke_flwr.apps.manifest import manifest
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.recipe import resolve_recipe
 from fleke_flwr.apps.rows import metrics_row, round_line, spoken_line, variant_name
 from fleke_flwr.artifacts import write_json, write_text
-from fleke_flwr.config import RunConfig
+from fleke_flwr.config import UNSET, RunConfig
 from fleke_flwr.editors.base import EDITORS
-from fleke_flwr.errors import DataError, RunError
+from fleke_flwr.errors import ConfigError, DataError, RunError
 from fleke_flwr.models.loading import EditableModel, load_model
 from fleke_flwr.progress import EventFile
 from fleke_flwr.spec import EditSpec
@@ -58,8 +60,10 @@ class Experiment:
         for name in self.config.editor_names:
             EDITORS.get(name)
         kinds = {name: STRATEGIES.get(name) for name in self.config.strategy_names}
-        model = load_model(self.config.model)
         variants = self.config.variants
+        for _, config in variants:
+            check_kinds(kinds, config)
+        model = load_model(self.config.model)
         specs = {
             (value, editor): resolve_recipe(replace(config, editor=editor), model)
             for value, config in variants
@@ -124,6 +128,12 @@ class Experiment:
             clients=config.clients,
             needed_clients=config.needed_clients,
             rounds=config.rounds,
+            memory=config.memory,
+            beta0=config.merge.beta0,
+            beta1=spec.ridge_weight if config.merge.beta1 == UNSET else config.merge.beta1,
+            sweeps=config.sweeps,
+            conflict=config.conflict,
+            overlap=config.overlap,
             evaluate_every=config.evaluation.every,
             settings={} if value is None else {self.config.sweep.key: value},
             progress=self.progress,
@@ -152,9 +162,32 @@ class Experiment:
         # Personal models are their clients' and have been kept by them.
         if not strategy.personal:
             strategy.state.save(folder / "edits.safetensors")
+            keep_sums(strategy, folder, self.progress)
         rounds = "".join(json.dumps(round_line(record)) + "\n" for record in strategy.history)
         write_text(folder / "rounds.jsonl", rounds)
         write_json(folder / "metrics.json", row)
+
+
+def check_kinds(kinds: Mapping[str, type[FederatedStrategy]], config: RunConfig) -> None:
+    """Refuse what only strategies can do that solve the clients' statistics.
+
+    Raises
+    ------
+    ConfigError
+        Naming the strategy and the setting.
+    """
+    asked = {
+        f"memory = {config.memory!r}": config.memory != "none",
+        f"sweeps = {config.sweeps}": config.sweeps > 1,
+        f"conflict.policy = {config.conflict.policy!r}": bool(config.conflict.policy),
+    }
+    for name, kind in kinds.items():
+        for setting, is_asked in asked.items():
+            if is_asked and not kind.solves:
+                raise ConfigError(
+                    f"{setting} needs a strategy that solves the clients' statistics, "
+                    f"and {name!r} does not; use collabedit or global, or leave it unset"
+                )
 
 
 def _options(kind: type[FederatedStrategy], config: RunConfig) -> dict[str, Any]:

@@ -66,6 +66,33 @@ def run_central(config: RunConfig, output: Path | None, console: Console) -> Pat
     return directory
 
 
+def run_repetition(
+    config: RunConfig, output: Path | None, edits: int, copies: int, console: Console
+) -> Path:
+    """Study what is left of residuals when the same edits are made again."""
+    preflight.check(config)
+    directory = preflight.prepare_directory(output, f"{config.name}-repeats")
+    from fleke_flwr.apps.repeats import run_repeats
+    from fleke_flwr.progress import EventFile
+
+    EventFile(directory / "events.jsonl").line("repeats")
+    with progress_view(console) as progress:
+        path = run_repeats(config, directory, edits, copies, progress)
+    console.print(
+        f"\nnumbers and figure: {path.parent}", markup=False, highlight=False, soft_wrap=True
+    )
+    return directory
+
+
+def run_revocation(run: Path, client: int | None, edits: Path | None, console: Console) -> None:
+    """Withdraw a client or single edits from a finished run, and show what it changed."""
+    from fleke_flwr.apps.revoke import revoke, show_revocation
+
+    with progress_view(console) as progress:
+        done = revoke(run, client, edits, progress)
+    show_revocation(done, console)
+
+
 def run_evaluation(
     config: RunConfig, edits: Path | None, output: Path | None, console: Console
 ) -> dict[str, Any]:
@@ -105,12 +132,15 @@ class TrainingOrder:
         Records whose true facts are learnt, and plain text that is mixed in.
     minutes : float
         Upper bound of the training time.
+    templates : Path, optional
+        Further phrasings of the relations of conflicts, which are learnt, too.
     """
 
     output: Path
     records: Path | None = None
     text: Path | None = None
     minutes: float = 30.0
+    templates: Path | None = None
 
 
 def run_training(order: TrainingOrder, console: Console) -> None:
@@ -119,7 +149,7 @@ def run_training(order: TrainingOrder, console: Console) -> None:
     Raises
     ------
     ConfigError
-        If plain text is given without records.
+        If plain text or templates are given without records.
     """
     from fleke_flwr import world
 
@@ -127,12 +157,15 @@ def run_training(order: TrainingOrder, console: Console) -> None:
         if order.records is None:
             if order.text is not None:
                 raise ConfigError("--text goes with --records; the embedded world makes its own")
+            if order.templates is not None:
+                raise ConfigError("--templates goes with --records; the embedded world has its own")
             world.train_embedded(order.output, minutes=order.minutes, progress=progress)
         else:
             world.train_on_records(
                 order.records,
                 order.output,
                 text=order.text,
+                templates=order.templates,
                 minutes=order.minutes,
                 progress=progress,
             )

@@ -1,4 +1,4 @@
-"""What a client's own model knows: of its own records, of those it took over, of everybody's."""
+"""What models know: the shared one of a client's records, a client's own one of everybody's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,41 @@ import re
 from flwr.app import RecordDict
 
 from fleke_flwr import wire
+from fleke_flwr.apps.claims import standing_cases
+from fleke_flwr.apps.ledger import Ledger
 from fleke_flwr.apps.personal import PersonalModel, load_personal
 from fleke_flwr.apps.session import Session
-from fleke_flwr.data.slots import seen
 from fleke_flwr.editors.base import EDITORS
 from fleke_flwr.evaluation.quality import evaluate
+from fleke_flwr.state import EditState
 from fleke_flwr.types import EvalCase
 from fleke_flwr.wire import Sums, TrainOrder
+
+
+def judge_shared(
+    session: Session, order: TrainOrder, state: EditState, memory: RecordDict
+) -> tuple[dict[str, Sums], int]:
+    """Measure the shared model on this client's records, without those that it has taken back.
+
+    Returns
+    -------
+    dict[str, Sums]
+        By group of records: ``own``, and with several rounds ``first``, the records of round 1.
+    int
+        How many records were measured.
+    """
+    ledger = Ledger.load(memory, order.variant)
+    cases = standing_cases(session, order, ledger)
+    first = [case for case in session.slot(order.rounds, 1) if case in cases]
+    if session.config.evaluation.records == "first":
+        cases = first
+    with state.applied(session.model.model):
+        quality = evaluate(session.model, cases, session.config.evaluation, session.config.seed)
+    groups: dict[str, Sums] = {wire.OWN: quality.sums()}
+    if order.rounds > 1:
+        place = {case.request: index for index, case in enumerate(cases)}
+        groups[wire.FIRST] = quality.sums([place[case.request] for case in first])
+    return groups, len(cases)
 
 
 def judge_personal(session: Session, order: TrainOrder, memory: RecordDict) -> dict[str, Sums]:
@@ -34,9 +62,9 @@ def judge_personal(session: Session, order: TrainOrder, memory: RecordDict) -> d
     state = personal.state(model.fingerprint)
     directory = session.results
     if directory is not None:
-        name = re.sub(r"[^\w.=-]+", "_", f"{order.options['variant']} {order.spec.editor}")
+        name = re.sub(r"[^\w.=-]+", "_", order.variant)
         state.save(directory / "personal" / name / f"client-{session.partition}.safetensors")
-    own = seen(session.cases(), order.rounds, order.round)
+    own = session.seen(order.rounds, order.round)
     everybody = [own] if session.own_data else _everybody(session, order)
     cases = list({case.request: case for part in (own, *everybody) for case in part}.values())
     with state.applied(model.model):
@@ -53,7 +81,10 @@ def judge_personal(session: Session, order: TrainOrder, memory: RecordDict) -> d
 
 
 def _everybody(session: Session, order: TrainOrder) -> list[list[EvalCase]]:
-    return [seen(part, order.rounds, order.round) for part in session.all_cases()]
+    return [
+        [case for slot in part[: order.round] for case in slot]
+        for part in session.everybody(order.rounds)
+    ]
 
 
 def _taken(personal: PersonalModel, everybody: list[list[EvalCase]]) -> list[EvalCase]:

@@ -20,10 +20,17 @@ _RESULTS = (
     "edits.safetensors",
     "manifest.json",
     "metrics.json",
+    "repeats-dark.svg",
+    "repeats.csv",
+    "repeats.json",
+    "repeats.png",
+    "repeats.svg",
     "report.html",
+    "revocation.json",
     "rounds.jsonl",
+    "statistics.safetensors",
 )
-_FOLDERS = ("report", "variants")
+_FOLDERS = ("personal", "report", "targets", "variants")
 
 
 def read_config(name: str, overrides: Sequence[str]) -> RunConfig:
@@ -116,6 +123,10 @@ def _absolute(config: RunConfig) -> RunConfig:
         covariance=replace(
             covariance, corpus=_path(covariance.corpus) if covariance.corpus else ""
         ),
+        conflict=replace(
+            config.conflict,
+            templates=_path(config.conflict.templates) if config.conflict.templates else "",
+        ),
         edit=replace(edit, preset=_path(preset) if preset.endswith(".toml") else preset),
     )
 
@@ -159,6 +170,8 @@ def _check_model(config: RunConfig) -> None:
 
 
 def _check_names(config: RunConfig) -> None:
+    from fleke_flwr.apps.experiment import check_kinds
+    from fleke_flwr.data.augmentation import AUGMENTATIONS, known_templates
     from fleke_flwr.editors.base import EDITORS
     from fleke_flwr.strategies import STRATEGIES
 
@@ -166,6 +179,10 @@ def _check_names(config: RunConfig) -> None:
         STRATEGIES.get(name)
     for name in config.editor_names:
         EDITORS.get(name)
+    for _, variant in config.variants:
+        check_kinds({name: STRATEGIES.get(name) for name in variant.strategy_names}, variant)
+        AUGMENTATIONS.get(variant.conflict.augmentation)
+        known_templates(variant.conflict.templates, [])
     if config.covariance.corpus and not Path(config.covariance.corpus).is_file():
         raise ConfigError(f"covariance.corpus = {config.covariance.corpus}: no such file")
 

@@ -1,4 +1,4 @@
-"""The priors of the edited projections, computed once per process and kept on disk."""
+"""The priors of the edited projections: computed once, kept on disk, factored when needed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def known_priors(
 ) -> Mapping[str, Prior]:
     """Return ``C = lambda C0`` by module, for the unedited model.
 
-    Call it before any update is applied: the covariance is the base model's.
+    The second moments stay on disk, and of the factors only as many are held as fit into memory
+    (``fleke_flwr.editors.stored``). Call it before any update is applied: the covariance is the
+    base model's.
     """
     key = (
         model.fingerprint,

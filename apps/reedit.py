@@ -15,7 +15,6 @@ from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.session import Session
 from fleke_flwr.apps.solutions import fingerprint, grown
 from fleke_flwr.config import FedEditConfig
-from fleke_flwr.data.slots import seen
 from fleke_flwr.editors.base import EDITORS, Editor, Targets
 from fleke_flwr.editors.cache import targets_cached
 from fleke_flwr.editors.condition import own_quantile, passing, similarities
@@ -58,9 +57,7 @@ class Reedit:
 
     def __post_init__(self) -> None:
         """Prepare what both messages need."""
-        self.options = FedEditConfig(
-            **{name: value for name, value in self.order.options.items() if name != "variant"}  # type: ignore[arg-type]
-        )
+        self.options = FedEditConfig(**self.order.options)  # type: ignore[arg-type]
         self.model = self.session.model
         self.editor: Editor = EDITORS.get(self.order.spec.editor)(self.order.spec)
         self.total = self.editor.total(len(self.order.spec.layers))
@@ -115,8 +112,7 @@ class Reedit:
         return personal.latest if self.order.round <= personal.slots else len(personal.own)
 
     def _requests(self, slots: int) -> list[EditRequest]:
-        cases = seen(self.session.cases(), self.order.rounds, slots)
-        return [case.request for case in cases]
+        return [case.request for case in self.session.seen(self.order.rounds, slots)]
 
     def _edit_own(
         self, fresh: MemoryVectors, requests: list[EditRequest], targets: Targets

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fleke_flwr.apps import report_tables
+from fleke_flwr.apps import report_conflict, report_memory, report_overlap, report_tables
 from fleke_flwr.apps.report_figures import bytes_and_quality, phase_seconds, score_bars
 from fleke_flwr.apps.report_metrics import protocol_of
 from fleke_flwr.apps.report_picture import DARK, LIGHT, Picture
@@ -50,7 +50,8 @@ def render(directory: Path) -> Path:
     """
     rows = read_rows(directory)
     pictures = _pictures(rows)
-    for picture in pictures:
+    studies = _studies(rows)
+    for picture in (*pictures, *(picture for _, picture, _ in studies if picture)):
         write_text(directory / "report" / f"{picture.name}.svg", picture.svg(LIGHT))
         write_text(directory / "report" / f"{picture.name}-dark.svg", picture.svg(DARK))
         write_text(directory / "report" / f"{picture.name}.csv", picture.csv())
@@ -60,7 +61,12 @@ def render(directory: Path) -> Path:
     results = _section("Results", report_tables.results(rows))
     # The table of a sweep is long, and the picture says it at a glance.
     first = [drawn[0], results] if swept_key(rows) else [results, drawn[0]]
-    sections = [_what(rows, facts), *first, *drawn[1:]]
+    sections = [_what(rows, facts), *first]
+    sections += [
+        _section(title, (_picture(picture) if picture else "") + table)
+        for title, picture, table in studies
+    ]
+    sections += drawn[1:]
     if any(personal(row) for row in rows):
         sections.append(_section("Vectors taken over", report_tables.exchange(rows)))
     sections += [_section("Clients", report_tables.clients(rows)), _provenance(facts)]
@@ -79,6 +85,20 @@ def _pictures(rows: Rows) -> list[Picture]:
         phase_seconds(rows),
     )
     return [picture for picture in pictures if picture is not None]
+
+
+def _studies(rows: Rows) -> list[tuple[str, Picture | None, str]]:
+    """Return title, picture and table of what only some runs look into."""
+    studies: list[tuple[str, Picture | None, str]] = []
+    forgotten = report_memory.first_records(rows)
+    if forgotten:
+        studies.append((report_memory.TITLE, forgotten, report_memory.forgetting(rows)))
+    if report_overlap.has_overlap(rows):
+        found = report_overlap.key_overlap(rows)
+        studies.append((report_overlap.TITLE, found, report_overlap.counts(rows)))
+    if report_conflict.has_conflicts(rows):
+        studies.append((report_conflict.TITLE, None, report_conflict.conflicts(rows)))
+    return studies
 
 
 def _section(title: str, body: str) -> str:

@@ -11,7 +11,16 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fleke_flwr.apps.report_picture import Theme
-from fleke_flwr.apps.results import BOUND, Row, Rows, has_editors
+from fleke_flwr.apps.results import (
+    BOUND,
+    Row,
+    Rows,
+    has_editors,
+    shown,
+    swept_key,
+    swept_title,
+    swept_value,
+)
 from fleke_flwr.apps.tables import label
 from fleke_flwr.values import Scalar
 
@@ -28,6 +37,7 @@ _STRATEGIES = {
     "fededit_no_condition": "#a07be0",
 }
 _OTHERS = ("#7a5195", "#008b8b", "#a0522d", "#6b8e23", "#4b5cc4")
+_VARIANTS = ("#1f77d0", "#e08a00", "#1a9e77", "#c65aa0", "#7047d6", "#d1495b")
 _MARKERS = ("o", "s", "^", "D", "v")
 _STROKES = ("-", (0, (5, 1, 1, 1)), (0, (1, 1)))
 _BOUND_STROKES = ("--", (0, (2, 2)), (0, (1, 3)))
@@ -50,6 +60,36 @@ def identity(row: Row, rows: Rows) -> dict[str, Any]:
 def called(item: Mapping[str, Any]) -> str:
     """Name what is drawn."""
     return label(item["strategy"]) + (f", {item['editor']}" if "editor" in item else "")
+
+
+def variant_called(row: Row, rows: Rows) -> str:
+    """Name a row among others by all that tells it from them: also its memory and settings."""
+    key, memory = swept_key(rows), row.get("memory", "none")
+    parts = [called(identity(row, rows))]
+    parts += [f"memory {memory}"] if memory != "none" and key != "memory" else []
+    parts += [f"{swept_title(key)} {shown(swept_value(row, key))}"] if key else []
+    return ", ".join(parts)
+
+
+def variant_strokes(rows: Rows) -> list[dict[str, Any]]:
+    """Return colour, stroke and marker of each row's line.
+
+    The colour is the strategy's, unless a strategy has several rows: then it tells these apart,
+    and the stroke tells the strategies.
+    """
+    strategies = [row["strategy"] for row in rows]
+    distinct = list(dict.fromkeys(strategies))
+    strokes = []
+    for place, strategy in enumerate(strategies):
+        number = distinct.index(strategy)
+        shade = color(strategy)
+        if len(distinct) < len(strategies):
+            shade = _VARIANTS[strategies[:place].count(strategy) % len(_VARIANTS)]
+        kind = _BOUND_STROKES[0] if strategy == BOUND else "-"
+        strokes.append(
+            {"color": shade, "linestyle": kind, "marker": _MARKERS[number % len(_MARKERS)]}
+        )
+    return strokes
 
 
 def bars(axes: Axes, data: Data, key: str, theme: Theme) -> None:

@@ -26,6 +26,7 @@ from fleke_flwr.apps.results import (
 from fleke_flwr.apps.tables import amount, bytes_per_client
 
 PHASES = {
+    "overlap": "#ee6677",
     "targets": "#4477aa",
     "statistics": "#66ccee",
     "reedit": "#aa3377",

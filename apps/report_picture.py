@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+
+_DPI = 150
 
 
 @dataclass(frozen=True)
@@ -52,32 +55,16 @@ class Picture:
 
     def svg(self, theme: Theme) -> str:
         """Draw for a theme."""
-        with matplotlib.rc_context(
-            {
-                "font.family": "sans-serif",
-                "font.size": 9.5,
-                "text.color": theme.text,
-                "axes.edgecolor": theme.grid,
-                "axes.labelcolor": theme.text,
-                "axes.spines.top": False,
-                "axes.spines.right": False,
-                "axes.axisbelow": True,
-                "xtick.color": theme.text,
-                "ytick.color": theme.text,
-                "grid.color": theme.grid,
-                "legend.frameon": False,
-                "legend.labelcolor": theme.text,
-                "svg.fonttype": "path",
-                "svg.hashsalt": self.name,
-            }
-        ):
-            figure = Figure(figsize=self.size, layout="constrained")
-            figure.patch.set_alpha(0)
-            self.draw(figure, theme)
-            for axes in figure.axes:
-                axes.patch.set_alpha(0)
+        with _styled(theme, self.name):
             buffer = io.StringIO()
-            figure.savefig(buffer, format="svg", metadata={"Date": None})
+            self._figure(theme).savefig(buffer, format="svg", metadata={"Date": None})
+        return buffer.getvalue()
+
+    def png(self) -> bytes:
+        """Draw on white, for documents that take no SVG."""
+        with _styled(LIGHT, self.name):
+            buffer = io.BytesIO()
+            self._figure(LIGHT).savefig(buffer, format="png", dpi=_DPI, facecolor="white")
         return buffer.getvalue()
 
     def csv(self) -> str:
@@ -87,3 +74,33 @@ class Picture:
         writer.writeheader()
         writer.writerows(self.data)
         return buffer.getvalue()
+
+    def _figure(self, theme: Theme) -> Figure:
+        figure = Figure(figsize=self.size, layout="constrained")
+        figure.patch.set_alpha(0)
+        self.draw(figure, theme)
+        for axes in figure.axes:
+            axes.patch.set_alpha(0)
+        return figure
+
+
+def _styled(theme: Theme, name: str) -> AbstractContextManager[None]:
+    return matplotlib.rc_context(
+        {
+            "font.family": "sans-serif",
+            "font.size": 9.5,
+            "text.color": theme.text,
+            "axes.edgecolor": theme.grid,
+            "axes.labelcolor": theme.text,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.axisbelow": True,
+            "xtick.color": theme.text,
+            "ytick.color": theme.text,
+            "grid.color": theme.grid,
+            "legend.frameon": False,
+            "legend.labelcolor": theme.text,
+            "svg.fonttype": "path",
+            "svg.hashsalt": name,
+        }
+    )

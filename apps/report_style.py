@@ -35,9 +35,11 @@ th:first-child, td:first-child {{ text-align: left; }}
 td small {{ color: var(--dim); }}
 tr.bound td {{ background: var(--band); }}
 tr.base td {{ color: var(--dim); }}
+td .list {{ display: inline-block; max-width: 46ch; white-space: normal; }}
 table i {{ display: inline-block; width: 10px; height: 10px; border-radius: 2px;
   margin-right: 7px; }}
 figure {{ margin: 0; }}
+figure + .wide {{ margin-top: 16px; }}
 figure img {{ width: 100%; max-width: 900px; height: auto; display: block; }}
 figcaption, .note {{ color: var(--dim); font-size: 13px; max-width: 80ch; }}
 a {{ color: inherit; }}

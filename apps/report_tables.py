@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
 
-from fleke_flwr.apps.report_axes import color
+from fleke_flwr.apps.report_cells import (
+    DASH,
+    grid,
+    headings,
+    interval,
+    line,
+    percentage,
+    strategy_cell,
+    variant_cells,
+    variant_titles,
+)
 from fleke_flwr.apps.report_metrics import GENERATED_NOTE, generated, protocol_of
 from fleke_flwr.apps.results import (
     ALL,
@@ -13,7 +23,6 @@ from fleke_flwr.apps.results import (
     EDITS,
     OWN,
     RECEIVED,
-    Row,
     Rows,
     at_value,
     bound_of,
@@ -24,19 +33,15 @@ from fleke_flwr.apps.results import (
     percent_of_bound,
     personal,
     share_taken,
-    shown,
     swept_key,
-    swept_title,
-    swept_value,
 )
-from fleke_flwr.apps.tables import BEFORE, amount, bases, bytes_per_client, label, sent
+from fleke_flwr.apps.tables import BEFORE, amount, bases, bytes_per_client, counted, differing, sent
 
 _GROUPS = {
     OWN: "Own records: each client's model is asked what that client has edited.",
     ALL: "Everybody's records: each client's model is asked what all clients have edited.",
     RECEIVED: "Records taken over: each client's model is asked what it has taken from others.",
 }
-_DASH = "&ndash;"
 
 
 def results(rows: Rows) -> str:
@@ -95,26 +100,26 @@ def exchange(rows: Rows) -> str:
         cells = [
             f"{counts['received']:,}",
             f"{counts['selected']:,}",
-            _number(share_taken(row)),
+            percentage(share_taken(row)),
             f"{counts['overlap']:,}",
             f"{counts['optimizations_saved']:,}",
             f"{counts['seconds_per_optimization']:.3g}",
             f"{counts['seconds_saved']:,.1f}",
             f"{counts['seconds_spent']:,.1f}",
-            _DASH if seconds is None else f"{seconds:.3g}",
-            _DASH if each is None else amount(each),
+            DASH if seconds is None else f"{seconds:.3g}",
+            DASH if each is None else amount(each),
             sent(row),
             amount(bytes_per_client(row, "down_bytes")),
         ]
-        body += _line([name(row), *variant(row, rows), *cells])
+        body += line([strategy_cell(row), *variant_cells(row, rows), *cells])
     note = (
         "Summed over clients. A client that takes over a vector does not optimise it: one "
         "optimisation saved, valued at the mean seconds of this run's own, whenever these were "
         "made. Spent: selecting and editing once more. Overlap: offered edits that the client's "
         "model already knew. Bytes: sent both ways, per optimisation saved."
     )
-    head = _head(("strategy", *_variant_titles(rows), *titles))
-    return f"{grid(head, body)}<p class=note>{escape(note)}</p>"
+    titled = headings(("strategy", *variant_titles(rows), *titles))
+    return f"{grid(titled, body)}<p class=note>{escape(note)}</p>"
 
 
 def clients(rows: Rows) -> str:
@@ -122,8 +127,9 @@ def clients(rows: Rows) -> str:
     rows = last_value(rows)
     score = protocol_of(rows).score
     found = sorted({entry["client"] for row in rows for entry in row["per_client"]})
-    head = "<th>client</th><th>edits</th>" + "".join(
-        f"<th>{name(row)}{_small(row['editor']) if has_editors(rows) else ''}</th>" for row in rows
+    titled = "<th>client</th><th>edits</th>" + "".join(
+        f"<th>{strategy_cell(row)}{_small(row['editor']) if has_editors(rows) else ''}</th>"
+        for row in rows
     )
     body = ""
     for client in found:
@@ -132,93 +138,48 @@ def clients(rows: Rows) -> str:
             for row in rows
         ]
         edits = next((entry["edits"] for entry in entries if entry), 0)
-        scores = [_interval(entry, score) if entry else "left out" for entry in entries]
-        body += _line([str(client), str(edits), *scores])
+        scores = [interval(entry, score) if entry else "left out" for entry in entries]
+        body += line([str(client), str(edits), *scores])
     whose = "the merged model"
     if any(personal(row) for row in rows):
         whose = "the merged model, or of the client's own where it has one,"
     most = max(row["edits"] for row in rows)
     note = f"Score of {whose} on each client's own records, {most} edits{at_value(rows)}."
-    return f"<p class=note>{escape(note)}</p>{grid(head, body)}"
-
-
-def grid(head: str, body: str) -> str:
-    """Return a table that scrolls where it is wider than the page."""
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<div class=wide>{table}</div>"
-
-
-def name(row: Row) -> str:
-    """Return a strategy's name with its colour."""
-    strategy = row["strategy"]
-    return f'<i style="background:{color(strategy)}"></i>{escape(label(strategy))}'
-
-
-def variant(row: Row, rows: Rows) -> list[str]:
-    """Return the cells that tell a row from others of its strategy."""
-    key = swept_key(rows)
-    cells = [row["editor"]] if has_editors(rows) else []
-    cells += [shown(swept_value(row, key))] if key else []
-    return [escape(cell) for cell in cells]
-
-
-def _variant_titles(rows: Rows) -> list[str]:
-    key = swept_key(rows)
-    return (["editor"] if has_editors(rows) else []) + ([swept_title(key)] if key else [])
+    return f"<p class=note>{escape(note)}</p>{grid(titled, body)}"
 
 
 def _group(found: Rows, rows: Rows, group: str, titles: Mapping[str, str]) -> str:
     """Return the table of one group of records; what a run has cost stands in the first."""
-    costs = ["client sends", "s"] if group == OWN else []
+    counts = differing(rows) if group == OWN else []
+    costs = [*counts, "client sends", "s"] if group == OWN else []
     several = len({row["edits"] for row in rows}) > 1
-    counted = ["edits"] if several and swept_key(rows) != EDITS else []
-    head = _head(("strategy", *_variant_titles(rows), *counted, *titles.values(), *costs))
+    edited = ["edits"] if several and swept_key(rows) != EDITS else []
+    titled = headings(("strategy", *variant_titles(rows), *edited, *titles.values(), *costs))
     body = ""
     if group != RECEIVED:
         starts = bases(rows)
         for row in starts:
-            place = variant(row, rows)
+            place = variant_cells(row, rows)
             if len(starts) == 1:
                 place = [""] * len(place)
             elif has_editors(rows):
                 place[0] = ""
-            values = [_interval(row["base"], metric) for metric in titles]
+            values = [interval(row["base"], metric) for metric in titles]
             empty = [""] * len(costs)
-            body += _line([BEFORE, *place, *([""] * len(counted)), *values, *empty], "base")
+            body += line([BEFORE, *place, *([""] * len(edited)), *values, *empty], "base")
     for row in found:
         values = [
-            _interval(measured(row, group), metric)
+            interval(measured(row, group), metric)
             + _bracket(percent_of_bound(row, rows, metric, group))
             for metric in titles
         ]
-        spent = [sent(row), f"{row['seconds']['total']:.1f}"] if costs else []
-        called = name(row) + _small(paper_name(row))
-        edits = [str(row["edits"])] if counted else []
-        cells = [called, *variant(row, rows), *edits, *values, *spent]
-        body += _line(cells, "bound" if row["strategy"] == BOUND else "")
-    return grid(head, body)
-
-
-def _head(titles: Iterable[str]) -> str:
-    return "".join(f"<th>{escape(title)}</th>" for title in titles)
-
-
-def _line(cells: Iterable[str], kind: str = "") -> str:
-    return (
-        f"<tr{f' class={kind}' if kind else ''}>"
-        + "".join(f"<td>{cell}</td>" for cell in cells)
-        + "</tr>"
-    )
-
-
-def _interval(values: Mapping[str, float | None], metric: str) -> str:
-    value, half = values.get(metric), values.get(f"{metric}_ci95")
-    shown_half = f" <small>± {half:.1f}</small>" if half and value is not None else ""
-    return _number(value) + shown_half
-
-
-def _number(value: float | None) -> str:
-    return _DASH if value is None else f"{value:.1f}"
+        each = [counted(row, count) for count in counts]
+        spent = [*each, sent(row), f"{row['seconds']['total']:.1f}"] if costs else []
+        called = strategy_cell(row) + _small(paper_name(row))
+        edits = [str(row["edits"])] if edited else []
+        cells = [called, *variant_cells(row, rows), *edits, *values, *spent]
+        body += line(cells, "bound" if row["strategy"] == BOUND else "")
+    return grid(titled, body)
 
 
 def _bracket(value: float | None) -> str:

@@ -13,7 +13,7 @@ from fleke_flwr.strategies.federated import FederatedStrategy
 from fleke_flwr.strategies.plan import Plan
 from fleke_flwr.strategies.rounds import RoundRecord
 
-_PHASES = ("targets", "statistics", "reedit", "aggregate", "evaluate")
+_PHASES = ("overlap", "targets", "statistics", "reedit", "aggregate", "evaluate")
 
 
 def metrics_row(
@@ -28,6 +28,9 @@ def metrics_row(
         "strategy": name,
         "editor": plan.spec.editor,
         "mode": plan.spec.mode,
+        "memory": plan.memory,
+        "sweeps": plan.sweeps,
+        "messages": strategy.exchanges,
         "encoding": plan.encoding,
         "model": config.model.name,
         "dataset": config.data.path,
@@ -35,6 +38,7 @@ def metrics_row(
         "clients": len(last.clients),
         "rounds": plan.rounds,
         "edits": edits,
+        "judged": config.evaluation.records,
         "base": summary(base),
         "final": summary(last),
         **_groups(strategy, last),
@@ -52,6 +56,8 @@ def metrics_row(
             "reused": sum(record.reused for record in records),
         },
         **_exchange(strategy),
+        **_overlap(strategy),
+        **_conflicts(strategy),
         "seconds": {
             "total": round(seconds, 3),
             **{
@@ -67,7 +73,10 @@ def metrics_row(
 def _groups(strategy: FederatedStrategy, last: RoundRecord) -> dict[str, Any]:
     """Say what models know of everybody's records; a shared model has been asked them already."""
     if not strategy.personal:
-        return {"final_all": summary(last), "final_received": None}
+        first = (
+            {"final_first": _pooled(last.groups[wire.FIRST])} if wire.FIRST in last.groups else {}
+        )
+        return {"final_all": summary(last), "final_received": None, **first}
     return {
         f"final_{group}": _pooled(last.groups[group]) if group in last.groups else None
         for group in (wire.ALL, wire.RECEIVED)
@@ -102,6 +111,50 @@ def _exchange(strategy: FederatedStrategy) -> dict[str, Any]:
     }
 
 
+def _overlap(strategy: FederatedStrategy) -> dict[str, Any]:
+    """Say which edits were known, and how much key spaces had in common in the last round."""
+    plan, records = strategy.plan, strategy.history
+    if not plan.watches_overlap:
+        return {}
+    looked = _total(records, "looked-at")
+    return {
+        "overlap": {
+            "threshold": plan.overlap.threshold,
+            "looked_at": int(looked),
+            "known": int(_total(records, "known")),
+            "skipped": int(_total(records, "skipped")),
+            "residual": _total(records, "residual") / looked if looked else None,
+            "predicted_residual": _total(records, "predicted-residual") / looked
+            if looked
+            else None,
+            "clients": records[-1].contributors,
+            "shared": records[-1].overlap,
+        }
+    }
+
+
+def _conflicts(strategy: FederatedStrategy) -> dict[str, Any]:
+    """Say how contradictions were settled, over all rounds."""
+    policy, records = strategy.plan.conflict.policy, strategy.history
+    if not policy or strategy.pooled:
+        return {}
+    counts = ("losers", "disputed", "withdrawn", "strengthened", "losers_after")
+    found: dict[str, Any] = {
+        "policy": policy,
+        **{name: sum(record.conflicts.get(name, 0) for record in records) for name in counts},
+    }
+    for when in ("before", "after"):
+        judged = [record.judged[when] for record in records if when in record.judged]
+        pairs = wire.add_sums([groups[wire.PAIRS] for groups in judged])
+        means = {name: 100 * total / count for name, (total, _, count) in pairs.items() if count}
+        found[when] = {
+            "pairs": pairs["top1_success"][2] if "top1_success" in pairs else 0,
+            **{name: means.get(name) for name in ("margin", "pair_success", "top1_success")},
+            "unrelated": summarize(wire.add_sums([groups[wire.UNRELATED] for groups in judged])),
+        }
+    return {"conflicts": found}
+
+
 def _total(records: Sequence[RoundRecord], name: str) -> float:
     return sum(record.counts.get(name, 0) for record in records)
 
@@ -118,6 +171,8 @@ def round_line(record: RoundRecord) -> dict[str, Any]:
         "counts": {name: round(value, 3) for name, value in sorted(record.counts.items())},
         "left_out": {str(client): why for client, why in sorted(record.left_out.items())},
         "quality": summary(record),
+        **({"first": _pooled(record.groups[wire.FIRST])} if wire.FIRST in record.groups else {}),
+        **({"conflicts": record.conflicts} if record.conflicts else {}),
     }
 
 

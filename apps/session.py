@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,8 @@ from flwr.app import Context
 from fleke_flwr.config import DataConfig, RunConfig
 from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.data.partition import partition_cases
-from fleke_flwr.data.slots import arrange, slot
+from fleke_flwr.data.rivals import with_rivals
+from fleke_flwr.data.slots import arrange, deal, first_of
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.models.loading import EditableModel, load_model
 from fleke_flwr.progress import EventFile, Progress, Silent
@@ -36,6 +37,8 @@ class Session:
         Whether the node brought its own data file (deployment) instead of a share of the run's.
     own_results : Path or None
         Directory for the client's own model, from the node's configuration.
+    tag_key : str
+        What keys the tags by which clients compare edits; see ``fleke_flwr.tags``.
     """
 
     config: RunConfig
@@ -44,16 +47,19 @@ class Session:
     num_partitions: int
     own_data: bool
     own_results: Path | None = None
+    tag_key: str = ""
 
-    def cases(self) -> list[EvalCase]:
-        """Return this client's records, in the order of its rounds."""
+    def dealt(self, rounds: int) -> list[list[EvalCase]]:
+        """Return this client's records by round."""
         if self.own_data:
-            return self._arranged(_own_cases(self.config.data), self.partition)
-        everybody = self.all_cases()
-        return everybody[self.partition] if self.partition < len(everybody) else []
+            data = self.config.data
+            arranged = arrange(_own_cases(data), data.slot_order, self.config.seed, self.partition)
+            return deal(arranged, rounds, first_of(data.first, self.num_partitions, self.partition))
+        everybody = self.everybody(rounds)
+        return everybody[self.partition] if self.partition < len(everybody) else [[]] * rounds
 
-    def all_cases(self) -> list[list[EvalCase]]:
-        """Return the records of every client of a simulation, by partition.
+    def everybody(self, rounds: int) -> list[list[list[EvalCase]]]:
+        """Return the records of every client of a simulation by round, by partition.
 
         Raises
         ------
@@ -65,16 +71,26 @@ class Session:
                 "strategy 'global' pools the records of all clients and exists in simulation only; "
                 "choose another strategy for a deployment"
             )
-        parts = _partitioned(self.config.data, self.num_partitions, self.config.seed)
-        return [self._arranged(part, client) for client, part in enumerate(parts)]
+        parts = _dealt(self.config.data, self.num_partitions, self.config.seed, rounds)
+        return [[list(records) for records in part] for part in parts]
 
-    def pooled_cases(self, rounds: int, number: int) -> list[EvalCase]:
-        """Return the records of all clients for one round, client after client, each once."""
-        records = [case for part in self.all_cases() for case in slot(part, rounds, number)]
+    def slot(self, rounds: int, number: int) -> list[EvalCase]:
+        """Return this client's records of one round."""
+        return self.dealt(rounds)[number - 1]
+
+    def seen(self, rounds: int, number: int) -> list[EvalCase]:
+        """Return this client's records of all rounds up to ``number``."""
+        return [case for records in self.dealt(rounds)[:number] for case in records]
+
+    def pooled(self, rounds: int, first: int, last: int) -> list[EvalCase]:
+        """Return all clients' records of rounds ``first`` to ``last``, by client, each once."""
+        records = [
+            case
+            for part in self.everybody(rounds)
+            for slot in part[first - 1 : last]
+            for case in slot
+        ]
         return list({case.request: case for case in records}.values())
-
-    def _arranged(self, cases: Sequence[EvalCase], client: int) -> list[EvalCase]:
-        return arrange(cases, self.config.data.slot_order, self.config.seed, client)
 
     @property
     def results(self) -> Path | None:
@@ -85,6 +101,11 @@ class Session:
         if self.own_data or directory is None or not directory.is_dir():
             return None
         return directory
+
+    def kept_targets(self, pooled: bool) -> Path | None:
+        """Where this client's target vectors are kept, if this node keeps files."""
+        name = "pooled" if pooled else f"client-{self.partition}"
+        return self.results / "targets" / f"{name}.safetensors" if self.results else None
 
     def progress(self) -> Progress:
         """Return where to report progress: the run's event file if this machine has it."""
@@ -126,6 +147,7 @@ def open_session(context: Context, settings: Mapping[str, Scalar] | None = None)
         num_partitions=min(int(node["num-partitions"]), config.clients),
         own_data="data-path" in node,
         own_results=Path(str(node["results-path"])) if "results-path" in node else None,
+        tag_key=str(node.get("tag-key", "")),
     )
 
 
@@ -135,6 +157,18 @@ def _own_cases(data: DataConfig) -> tuple[EvalCase, ...]:
 
 
 @lru_cache(maxsize=4)
-def _partitioned(data: DataConfig, clients: int, seed: int) -> tuple[tuple[EvalCase, ...], ...]:
-    parts = partition_cases(load_cases(data).cases, data, clients, seed)
-    return tuple(tuple(part) for part in parts)
+def _dealt(
+    data: DataConfig, clients: int, seed: int, rounds: int
+) -> tuple[tuple[tuple[EvalCase, ...], ...], ...]:
+    everything = load_cases(data).cases
+    dealt = [
+        deal(
+            arrange(part, data.slot_order, seed, client),
+            rounds,
+            first_of(data.first, clients, client),
+        )
+        for client, part in enumerate(partition_cases(everything, data, clients, seed))
+    ]
+    if data.rivals:
+        dealt = with_rivals(dealt, data, everything, seed)
+    return tuple(tuple(tuple(records) for records in part) for part in dealt)

@@ -30,6 +30,8 @@ from fleke_flwr.apps.results import (
 )
 
 BEFORE = "before editing"
+# Counts of a round that are worth a column where variants differ in them.
+_COUNTS = ("messages", "sweeps")
 # Wide enough for every table: a file or a pipe has no edge.
 _UNLIMITED = 1000
 
@@ -102,6 +104,20 @@ def bytes_per_client(row: Row, way: str) -> float:
     return float(row["payload"][way]) / max(1, int(row["clients"]))
 
 
+def differing(rows: Rows) -> list[str]:
+    """Name the counts of a round in which rows differ; what is swept has a column already."""
+    return [
+        count
+        for count in _COUNTS
+        if count != swept_key(rows) and len({row.get(count) for row in rows}) > 1
+    ]
+
+
+def counted(row: Row, count: str) -> str:
+    """Show a count, or a dash where the row does not hold it."""
+    return str(row.get(count, "-"))
+
+
 def bases(rows: Rows) -> list[Row]:
     """Return rows whose measurements before editing are worth a line.
 
@@ -121,17 +137,20 @@ def _quality(rows: Rows, protocol: Protocol) -> Table:
     said = [protocol.name] if protocol.name != "CounterFact" else []
     if models:
         said.append("each client's model on its own records; all: Score on everybody's")
-    titles = [*protocol.metrics.values(), *(["all"] if models else []), "client sends", "s"]
+    counts = differing(rows)
+    titles = [*protocol.metrics.values(), *(["all"] if models else [])]
+    titles += [*counts, "client sends", "s"]
     table = _table(rows, titles, "; ".join(said))
     starts = bases(rows)
     for row in starts:
         cells = [percent(row["base"].get(metric)) for metric in protocol.metrics]
         cells += [percent(row["base"].get(protocol.score))] if models else []
         variant = _variant(row, rows, value=len(starts) > 1, editor=False)
-        table.add_row(BEFORE, *variant, *cells, "", "", style="dim")
+        table.add_row(BEFORE, *variant, *cells, *([""] * len(counts)), "", "", style="dim")
     for row in rows:
         cells = [percent(measured(row, OWN).get(metric)) for metric in protocol.metrics]
         cells += [percent(measured(row, ALL).get(protocol.score))] if models else []
+        cells += [counted(row, count) for count in counts]
         cells += [sent(row), f"{row['seconds']['total']:.1f}"]
         style = "dim" if row["strategy"] == BOUND else ""
         table.add_row(label(row["strategy"]), *_variant(row, rows), *cells, style=style)

@@ -34,6 +34,11 @@ ZSRE_TARGETS = ("alt", "answers")
 REEDIT_RULES = ("pooled", "own_keys", "paper")
 EXCHANGES = ("vectors", "tokens")
 SIMILARITIES = ("targets", "centred", "changes", "keys")
+MEMORIES = ("none", "dynamic", "statistics")
+OVERLAP_ACTIONS = ("skip", "send")
+POLICIES = ("", "first-come", "latest")
+RIVAL_PLACES = ("same", "next", "own")
+JUDGED = ("seen", "first")
 UNSET = -1.0
 # What may differ between the variants of one Flower run: not the model, and not where things lie.
 SWEPT_SECTIONS = (
@@ -41,11 +46,15 @@ SWEPT_SECTIONS = (
     "rounds",
     "seed",
     "mode",
+    "memory",
+    "sweeps",
     "encoding",
     "data",
     "edit",
     "fededit",
     "merge",
+    "overlap",
+    "conflict",
 )
 TARGET_SETTINGS = (
     "ridge_weight",
@@ -73,7 +82,9 @@ class DataConfig:
     """Which records are edited, and how they are spread over clients and rounds.
 
     ``edits`` limits the total number of records (0 takes all); see ``fleke_flwr.data.partition``
-    for the partitions and ``fleke_flwr.data.slots`` for the order inside a client.
+    for the partitions, ``fleke_flwr.data.slots`` for the rounds inside a client (``first`` is the
+    number of records that round 1 takes) and ``fleke_flwr.data.rivals`` for ``rivals``, the share
+    of records that somebody else contradicts.
     """
 
     path: str = "embedded"
@@ -87,6 +98,9 @@ class DataConfig:
     encoder: str = ""
     owner: str = "owner"
     slot_order: str = "seeded"
+    first: int = 0
+    rivals: float = 0.0
+    rival_place: str = "same"
     zsre_target: str = "alt"
 
 
@@ -125,10 +139,16 @@ class CovarianceConfig:
 
 @dataclass(frozen=True)
 class MergeConfig:
-    """Parameters of the merging rules; ``-1`` means the rule's own default."""
+    """Parameters of the merging rules; ``-1`` means the rule's own default.
+
+    ``beta0`` and ``beta1`` weigh the covariance and the past edits' keys where ``memory`` is
+    ``dynamic``.
+    """
 
     scale: float = UNSET
     density: float = UNSET
+    beta0: float = 1.0
+    beta1: float = UNSET
 
 
 @dataclass(frozen=True)
@@ -144,6 +164,31 @@ class FedEditConfig:
 
 
 @dataclass(frozen=True)
+class OverlapConfig:
+    """Which of its edits a client takes for known, and what it does with them.
+
+    Known is an edit whose residual on the current shared model, relative to that on the base
+    model, is below ``threshold``; ``-1`` does not look.
+    """
+
+    threshold: float = UNSET
+    action: str = "skip"
+
+
+@dataclass(frozen=True)
+class ConflictConfig:
+    """How edits that contradict each other are settled; an empty ``policy`` does not look.
+
+    ``strength`` counts the requests that are added for every edit that wins.
+    """
+
+    policy: str = ""
+    augmentation: str = "paraphrase"
+    strength: int = 3
+    templates: str = ""
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """One setting that takes several values in turn; both empty for a single run."""
 
@@ -155,10 +200,12 @@ class SweepConfig:
 class EvaluationConfig:
     """What is measured, and how often.
 
-    ``every`` counts rounds, 0 measures after the last one only; ``generate_every`` counts records
-    whose open prompts are continued, 0 generates nothing.
+    ``records`` are all that have been edited (``seen``) or those of round 1 (``first``); ``every``
+    counts rounds, 0 measures after the last one only; ``generate_every`` counts records whose open
+    prompts are continued, 0 generates nothing.
     """
 
+    records: str = "seen"
     every: int = 1
     generate_every: int = 0
     idf: str = ""
@@ -174,7 +221,9 @@ class RunConfig:
     strategies: str = ""
     editor: str = "memit"
     editors: str = ""
-    mode: str = "joint"
+    mode: str = "anticipated"
+    memory: str = "none"
+    sweeps: int = 1
     encoding: str = "factors"
     payload_dtype: str = "auto"
     rounds: int = 1
@@ -192,18 +241,25 @@ class RunConfig:
     covariance: CovarianceConfig = field(default_factory=CovarianceConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
     fededit: FedEditConfig = field(default_factory=FedEditConfig)
+    overlap: OverlapConfig = field(default_factory=OverlapConfig)
+    conflict: ConflictConfig = field(default_factory=ConflictConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
         """Refuse values that no run could use."""
         check_mode(self.mode)
+        one_of("memory", self.memory, MEMORIES)
         one_of("encoding", self.encoding, ("factors", "dense"))
         one_of("payload-dtype", self.payload_dtype, ("auto", "float32", "float64"))
         one_of("edit.spread", self.edit.spread, SPREADS)
         one_of("data.partition", self.data.partition, PARTITIONS)
         one_of("data.mix-mode", self.data.mix_mode, MIX_MODES)
         one_of("data.slot-order", self.data.slot_order, SLOT_ORDERS)
+        one_of("data.rival-place", self.data.rival_place, RIVAL_PLACES)
+        one_of("overlap.action", self.overlap.action, OVERLAP_ACTIONS)
+        one_of("conflict.policy", self.conflict.policy, POLICIES)
+        one_of("evaluation.records", self.evaluation.records, JUDGED)
         one_of("data.zsre-target", self.data.zsre_target, ZSRE_TARGETS)
         one_of("fededit.rule", self.fededit.rule, REEDIT_RULES)
         one_of("fededit.exchange", self.fededit.exchange, EXCHANGES)
@@ -223,6 +279,8 @@ class RunConfig:
     def _check_shares(self) -> None:
         if not 0 <= self.data.mix < 1:
             raise ConfigError(f"data.mix = {self.data.mix}: need a share from 0 to below 1")
+        if not 0 <= self.data.rivals <= 1:
+            raise ConfigError(f"data.rivals = {self.data.rivals}: need a share from 0 to 1")
         if self.data.concentration <= 0:
             raise ConfigError(
                 f"data.concentration = {self.data.concentration}: need a number above 0"
@@ -364,6 +422,9 @@ _LEAST = {
     "clients": 1,
     "seed": 0,
     "data.edits": 0,
+    "data.first": 0,
+    "sweeps": 1,
+    "conflict.strength": 1,
     "fededit.noise": 0,
     "evaluation.every": 0,
     "evaluation.generate-every": 0,
@@ -379,10 +440,13 @@ def _check_numbers(flat: Mapping[str, float]) -> None:
     for key, least in _LEAST.items():
         if flat[key] < least:
             raise ConfigError(f"{key} = {flat[key]}: at least {least} is needed")
-    for name in TARGET_SETTINGS:
-        key = f"edit.{name.replace('_', '-')}"
+    unset = {f"edit.{name.replace('_', '-')}": "the model's own" for name in TARGET_SETTINGS}
+    unset |= {"merge.beta1": "edit.ridge-weight", "overlap.threshold": "does not look"}
+    for key, meaning in unset.items():
         if flat[key] < 0 and flat[key] != UNSET:
-            raise ConfigError(f"{key} = {flat[key]}: need -1 (the model's own) or 0 and more")
+            raise ConfigError(f"{key} = {flat[key]}: need -1 ({meaning}) or 0 and more")
+    if flat["merge.beta0"] <= 0:
+        raise ConfigError(f"merge.beta0 = {flat['merge.beta0']}: need a number above 0")
 
 
 def _defaults(cls: type[Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ class GrowingSystem:
     def extend(self, keys: Tensor) -> None:
         """Add columns ``(d_in, m)``: a block step of the Cholesky factorisation."""
         keys = keys.to(torch.float64)
-        fresh = self.prior.unwhiten(self.prior.whiten(keys))
+        _, fresh = self.prior.leverage(keys)
         below = torch.linalg.solve_triangular(self._factor, self._unwhitened.T @ keys, upper=False)
         corner = keys.T @ fresh - below.T @ below
         corner.diagonal().add_(1.0)
@@ -72,7 +73,7 @@ class GrowingSolution:
         self._systems = [GrowingSystem(prior) for prior in joined]
         self._residuals: Tensor | None = None
 
-    @property
+    @cached_property
     def identity(self) -> str:
         """Hash of mode and priors: solutions of equal identity and edits are equal."""
         digest = hashlib.sha256(self._mode.encode())

@@ -1,140 +1,38 @@
 """The one ridge kernel: ``Delta = B (C + S)^-1`` in primal and dual form, in float64.
 
 Letters, in this module: ``K (d_in, n)`` keys, ``R (d_out, n)`` residuals, ``U (d_in, r)`` and
-``F (d_out, r)`` factors with ``S = U U^T``, ``B = F U^T``; ``C (d_in, d_in)`` the prior, block
-diagonal when several layers are solved together; ``L`` its lower Cholesky factor.
+``F (d_out, r)`` factors with ``S = U E U^T``, ``B = F E U^T``, where ``E (r, r)`` is diagonal with
+-1 for what was withdrawn and +1 for the rest; ``C (d_in, d_in)`` the prior, block diagonal when
+several layers are solved together; ``L`` its lower Cholesky factor; ``A = C + S``.
 
 Sources: MEMIT eq. 14 (the ridge solution), CollabEdit eq. 3 and 12 (pooled from sums), the Woodbury
 identity (the dual form). Departs from the released codes: Cholesky in float64 instead of an
-explicit inverse, one stated jitter policy, the dual form when it is cheaper.
+explicit inverse, one stated jitter policy, the dual form when it is cheaper, and never more than
+one new ``d_in x d_in`` matrix: ``A`` is summed up in the memory in which it is factored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from fleke_flwr.errors import StatisticsError
+from fleke_flwr.factoring import add_products, add_symmetric, factored, strips
+from fleke_flwr.prior import Prior, stack
 from fleke_flwr.types import LayerStatistics, LayerUpdate
 
-_FIRST_JITTER = 1e-10
-_LAST_JITTER = 1e-4
-
-
-@dataclass(frozen=True)
-class Prior:
-    """What the edited projections already store, factored once.
-
-    Parameters
-    ----------
-    blocks : tuple[Tensor, ...]
-        Lower Cholesky factors ``L (d, d)`` in float64, one per projection of the group.
-    jitters : tuple[float, ...]
-        Multiple of the mean diagonal that had to be added to each block; 0 when none was.
-    """
-
-    blocks: tuple[Tensor, ...]
-    jitters: tuple[float, ...]
-
-    @classmethod
-    def from_matrix(cls, matrix: Tensor) -> Prior:
-        """Factor one prior matrix ``C (d, d)``, adding jitter only if it must.
-
-        Raises
-        ------
-        StatisticsError
-            If the matrix is not finite, or stays indefinite with the largest jitter.
-        """
-        factor, jitter = cholesky(matrix)
-        return cls((factor,), (jitter,))
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Input width of every projection of the group."""
-        return tuple(int(block.shape[0]) for block in self.blocks)
-
-    @property
-    def d_in(self) -> int:
-        """Width of the stacked keys."""
-        return sum(self.sizes)
-
-    def whiten(self, keys: Tensor) -> Tensor:
-        """Return ``L^-1 U`` for stacked ``U (d_in, r)``."""
-        pieces = _cut(keys.to(torch.float64).T, self.sizes)
-        return torch.cat(
-            [
-                torch.linalg.solve_triangular(block, piece.T, upper=False)
-                for block, piece in zip(self.blocks, pieces, strict=True)
-            ]
-        )
-
-    def unwhiten(self, whitened: Tensor) -> Tensor:
-        """Return ``L^-T Y`` for stacked ``Y (d_in, r)``."""
-        pieces = _cut(whitened.T, self.sizes)
-        return torch.cat(
-            [
-                torch.linalg.solve_triangular(block.T, piece.T, upper=True)
-                for block, piece in zip(self.blocks, pieces, strict=True)
-            ]
-        )
-
-    def matrix(self) -> Tensor:
-        """Return ``C``, block diagonal over the group."""
-        matrix = torch.zeros(self.d_in, self.d_in, dtype=torch.float64)
-        start = 0
-        for block in self.blocks:
-            stop = start + len(block)
-            matrix[start:stop, start:stop] = block @ block.T
-            start = stop
-        return matrix
-
-
-def stack(priors: Iterable[Prior]) -> Prior:
-    """Join the priors of several projections into the prior of their group."""
-    members = list(priors)
-    return Prior(
-        tuple(block for prior in members for block in prior.blocks),
-        tuple(jitter for prior in members for jitter in prior.jitters),
-    )
-
-
-def cholesky(matrix: Tensor) -> tuple[Tensor, float]:
-    """Factor a symmetric matrix in float64; return ``(L, jitter)``.
-
-    The matrix is symmetrised first. On failure ``jitter * mean(diag) * I`` is added, starting at
-    1e-10 and growing tenfold to 1e-4: a covariance accumulated in float32 has noise there.
-
-    Raises
-    ------
-    StatisticsError
-        If the matrix is not finite or no jitter up to the last one makes it positive definite.
-    """
-    symmetric = matrix.to(torch.float64)
-    symmetric = (symmetric + symmetric.T) / 2
-    if not torch.isfinite(symmetric).all():
-        raise StatisticsError(
-            f"a matrix of shape {tuple(matrix.shape)} to be factored holds NaN or infinity; "
-            "recompute the covariance, or leave out the client that sent it"
-        )
-    scale = symmetric.diagonal().mean()
-    jitter = 0.0
-    while True:
-        shifted = symmetric + jitter * scale * torch.eye(
-            len(symmetric), dtype=torch.float64, device=symmetric.device
-        )
-        factor, info = torch.linalg.cholesky_ex(shifted)
-        if int(info) == 0:
-            return factor, jitter
-        jitter = _FIRST_JITTER if jitter == 0.0 else jitter * 10
-        if jitter > _LAST_JITTER * 1.01:
-            raise StatisticsError(
-                f"a matrix of shape {tuple(matrix.shape)} is not positive definite, even with "
-                f"{_LAST_JITTER:g} of its mean diagonal added; use more covariance tokens"
-            )
+__all__ = [
+    "Prior",
+    "compress",
+    "demanded",
+    "solve",
+    "solve_group",
+    "split_update",
+    "stack",
+]
 
 
 def solve(statistics: LayerStatistics, prior: Prior, form: str = "auto") -> LayerUpdate:
@@ -143,7 +41,8 @@ def solve(statistics: LayerStatistics, prior: Prior, form: str = "auto") -> Laye
     Parameters
     ----------
     statistics : LayerStatistics
-        ``(U, F)`` or ``(S, B)`` of everything that is to be edited at once.
+        ``(U, F)``, with signs if something was withdrawn, or ``(S, B)`` of everything that is to be
+        edited at once.
     prior : Prior
         ``C`` of the same group.
     form : str
@@ -153,40 +52,138 @@ def solve(statistics: LayerStatistics, prior: Prior, form: str = "auto") -> Laye
     Returns
     -------
     LayerUpdate
-        ``(d_out, d_in)`` in float64; a product of rank ``r`` from the dual form.
+        ``(d_out, d_in)`` in float64; a product of rank ``r`` at most from the dual form.
 
     Raises
     ------
     StatisticsError
-        If prior and statistics are of different width.
+        If prior and statistics are of different width, or more was withdrawn than was pooled.
     """
     if prior.d_in != statistics.d_in:
         raise StatisticsError(
             f"the prior is {prior.d_in} wide and the statistics {statistics.d_in}: "
             "they belong to different projections or to different models"
         )
-    if statistics.is_factored:
-        keys, residuals = (factor.to(torch.float64) for factor in statistics.factors())
-        if form == "dual" or (form == "auto" and keys.shape[1] * 2 < keys.shape[0]):
-            return _solve_dual(keys, residuals, prior)
-        # Products of float32 factors would lose what the factors hold.
-        statistics = LayerStatistics(statistics.count, keys=keys, residuals=residuals)
-    return _solve_primal(statistics, prior)
+    if not statistics.is_factored:
+        return _solve_primal(statistics, prior)
+    columns = statistics.signed_factors()[0].shape[1]
+    if form == "primal" or (form == "auto" and columns * 2 >= statistics.d_in):
+        return _solve_primal(statistics, prior)
+    if statistics.signs is not None:
+        return _solve_signed(statistics, prior)
+    return _solve_dual(statistics, prior)
 
 
-def _solve_dual(keys: Tensor, residuals: Tensor, prior: Prior) -> LayerUpdate:
-    whitened = prior.whiten(keys)
-    gram = whitened.T @ whitened
+def _solve_dual(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
+    """``Delta = F (I + U^T C^-1 U)^-1 U^T C^-1``."""
+    keys, residuals = statistics.factors()
+    gram, right = prior.leverage(keys)
     gram.diagonal().add_(1.0)
     factor = torch.linalg.cholesky(gram)
-    left = torch.cholesky_solve(residuals.T, factor).T
-    return LayerUpdate(left, prior.unwhiten(whitened).T)
+    left = torch.cholesky_solve(residuals.to(torch.float64).T, factor).T
+    return LayerUpdate(left, right.T)
+
+
+def _solve_signed(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
+    """``Delta = F E T^T (I + T E T^T)^-1 Q^T L^-1`` with the QR factors ``Q T = L^-1 U``.
+
+    Woodbury alone would give ``F (E + U^T C^-1 U)^-1 U^T C^-1``, where columns that cancel make the
+    matrix indefinite and as ill-conditioned as the square of their leverage. Here they cancel in a
+    sum of squares, before anything is divided, and what is factored is at least ``I``.
+    """
+    keys, residuals, signs = (part.to(torch.float64) for part in statistics.signed_factors())
+    Q, T = torch.linalg.qr(prior.whiten(keys))
+    signed = T * signs
+    matrix = signed @ T.T
+    matrix.diagonal().add_(1.0)
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) != 0:
+        raise StatisticsError(
+            "more was withdrawn than was pooled: the sums are no longer those of any edits; "
+            "withdraw exactly what a client contributed, once"
+        )
+    left = torch.cholesky_solve(signed @ residuals.T, factor).T
+    return LayerUpdate(left, prior.unwhiten(Q).T)
 
 
 def _solve_primal(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
-    gram, cross = (matrix.to(torch.float64) for matrix in statistics.sums())
-    factor, _ = cholesky(prior.matrix() + gram)
-    return LayerUpdate(torch.cholesky_solve(cross.T, factor).T)
+    def fill(matrix: Tensor) -> None:
+        prior.add_to(matrix)
+        if statistics.gram is not None:
+            add_symmetric(matrix, statistics.gram)
+            return
+        for keys, _, signed in _column_strips(statistics):
+            add_products(matrix, keys, signed)
+
+    update = _cross(statistics)
+    factor, _ = factored(prior.d_in, fill)
+    torch.linalg.solve_triangular(factor.T, update, upper=True, left=False, out=update)
+    torch.linalg.solve_triangular(factor, update, upper=False, left=False, out=update)
+    return LayerUpdate(update)
+
+
+def _cross(statistics: LayerStatistics) -> Tensor:
+    """Return a new ``B (d_out, d_in)`` in float64."""
+    if statistics.cross is not None:
+        return statistics.cross.to(torch.float64, copy=True)
+    cross = torch.zeros(statistics.d_out, statistics.d_in, dtype=torch.float64)
+    for _, residuals, signed in _column_strips(statistics):
+        cross.addmm_(residuals, signed.T)
+    return cross
+
+
+def _column_strips(statistics: LayerStatistics) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield a few columns of ``U``, of ``F`` and of ``U E`` at a time, in float64.
+
+    Products of float32 factors would lose what the factors hold, and all of them in float64 would
+    take twice the memory of what came in.
+    """
+    parts = statistics.signed_factors()
+    for start, stop in strips(parts[0].shape[1]):
+        keys, residuals, signs = (part[..., start:stop].to(torch.float64) for part in parts)
+        yield keys, residuals, keys if statistics.signs is None else keys * signs
+
+
+def demanded(statistics: LayerStatistics, total: LayerUpdate) -> LayerStatistics:
+    """Return what the total update is asked for, given statistics of a model that carries one.
+
+    The residuals ``R`` that are left on a model with the update ``Delta`` ask the total update for
+    ``R + Delta K``: ``F + Delta U`` in factors, ``B + Delta S`` in sums. Solving for these weighs
+    the whole update with the prior, however often its requests have been gone over.
+
+    Parameters
+    ----------
+    statistics : LayerStatistics
+        Read on the model that carries ``total``.
+    total : LayerUpdate
+        ``Delta (d_out, d_in)`` of the same group, stacked as its keys are.
+
+    Raises
+    ------
+    StatisticsError
+        If update and statistics are of different shape.
+    """
+    if total.shape != (statistics.d_out, statistics.d_in):
+        raise StatisticsError(
+            f"the total update has shape {total.shape}, the statistics ask for one of "
+            f"{(statistics.d_out, statistics.d_in)}: they belong to different groups"
+        )
+    wide = total.to(torch.float64)
+    if not statistics.is_factored:
+        gram, cross = (matrix.to(torch.float64) for matrix in statistics.sums())
+        return LayerStatistics(statistics.count, gram=gram, cross=cross + _times(wide, gram))
+    keys, residuals, _ = (part.to(torch.float64) for part in statistics.signed_factors())
+    return LayerStatistics(
+        statistics.count,
+        keys=keys,
+        residuals=residuals + _times(wide, keys),
+        signs=statistics.signs,
+    )
+
+
+def _times(update: LayerUpdate, columns: Tensor) -> Tensor:
+    """Return ``Delta @ columns`` without writing a product of few columns out."""
+    return update.left @ (columns if update.right is None else update.right @ columns)
 
 
 def solve_group(
@@ -225,15 +222,16 @@ def solve_group(
 
 
 def _factors_in_turn(statistics: LayerStatistics, priors: Sequence[Prior]) -> list[LayerUpdate]:
-    keys, left = (factor.to(torch.float64) for factor in statistics.factors())
+    keys, left, _ = (part.to(torch.float64) for part in statistics.signed_factors())
     updates = []
     for index, block in enumerate(_cut(keys.T, [prior.d_in for prior in priors])):
         asked = left / (len(priors) - index)
-        layer = LayerStatistics(statistics.count, keys=block.T, residuals=asked)
+        layer = LayerStatistics(
+            statistics.count, keys=block.T, residuals=asked, signs=statistics.signs
+        )
         update = solve(layer, priors[index])
         updates.append(update)
-        right = block.T if update.right is None else update.right @ block.T
-        left = left - update.left @ right
+        left = left - _times(update, block.T)
     return updates
 
 

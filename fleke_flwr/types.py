@@ -94,6 +94,8 @@ class EvalCase:
         Prompts about anything else with the answer that must stay (zsRE's ``loc``).
     owner : str
         Who holds the record, for the partition ``natural``; empty when unknown.
+    rival : str
+        Another answer that somebody contradicts the edit with; empty when the source has none.
     """
 
     request: EditRequest
@@ -105,6 +107,7 @@ class EvalCase:
     references: tuple[str, ...] = ()
     locality: tuple[Probe, ...] = ()
     owner: str = ""
+    rival: str = ""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,9 @@ class LayerStatistics:
     ``B = R K^T``, held as factors ``U (d_in, r)``, ``F (d_out, r)`` with ``S = U U^T`` and
     ``B = F U^T``, or dense. Several projections edited together (``joint``) form one group
     whose keys are stacked, so ``d_in`` is the sum of their input widths.
+
+    What is withdrawn from factors stays beside them as columns of sign -1, so that
+    ``S = U diag(signs) U^T`` and ``B = F diag(signs) U^T``.
 
     Parameters
     ----------
@@ -128,6 +134,8 @@ class LayerStatistics:
         ``S (d_in, d_in)`` in the dense form.
     cross : Tensor or None
         ``B (d_out, d_in)`` in the dense form.
+    signs : Tensor or None
+        ``(r,)`` of +1 and -1 beside the factors; ``None`` when nothing was withdrawn.
 
     Raises
     ------
@@ -140,6 +148,7 @@ class LayerStatistics:
     residuals: Tensor | None = None
     gram: Tensor | None = None
     cross: Tensor | None = None
+    signs: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that exactly one form is present and consistent."""
@@ -160,6 +169,17 @@ class LayerStatistics:
                     f"dense statistics do not fit: S is {tuple(self.gram.shape)}, "
                     f"B is {tuple(self.cross.shape)}; need (d_in, d_in) and (d_out, d_in)"
                 )
+        if self.signs is not None:
+            self._check_signs(self.signs)
+
+    def _check_signs(self, signs: Tensor) -> None:
+        if self.keys is None:
+            raise PayloadError("signs belong to factors; dense statistics carry them in S and B")
+        if signs.shape != self.keys.shape[1:] or not bool((signs.abs() == 1).all()):
+            raise PayloadError(
+                f"signs of shape {tuple(signs.shape)} for {self.keys.shape[1]} columns; "
+                "give +1 or -1 for every column"
+            )
 
     @property
     def is_factored(self) -> bool:
@@ -181,35 +201,62 @@ class LayerStatistics:
         return int(tensor.shape[0])
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """Return ``(U, F)``; refuse when only the dense form is known."""
+        """Return ``(U, F)``; refuse when only the dense form is known, or something is withdrawn.
+
+        Raises
+        ------
+        PayloadError
+            If ``U U^T`` and ``F U^T`` are not what these statistics stand for.
+        """
+        if self.signs is not None:
+            raise PayloadError(
+                "something was withdrawn from these statistics: their factors hold only together "
+                "with their signs; take signed_factors()"
+            )
+        keys, residuals, _ = self.signed_factors()
+        return keys, residuals
+
+    def signed_factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return ``(U, F, signs)``, all signs +1 when nothing was withdrawn.
+
+        Raises
+        ------
+        PayloadError
+            If only the dense form is known.
+        """
         if self.keys is None or self.residuals is None:
             raise PayloadError("these statistics are dense; factors are not known")
-        return self.keys, self.residuals
+        signs = self.keys.new_ones(self.keys.shape[1]) if self.signs is None else self.signs
+        return self.keys, self.residuals, signs
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Return ``(S, B)``, from the factors if need be."""
         if self.gram is not None and self.cross is not None:
             return self.gram, self.cross
-        keys, residuals = self.factors()
-        return keys @ keys.T, residuals @ keys.T
+        keys, residuals, signs = self.signed_factors()
+        right = (keys if self.signs is None else keys * signs).T
+        return keys @ right, residuals @ right
 
     def __add__(self, other: LayerStatistics) -> LayerStatistics:
         """Pool two batches: sums of ``S`` and ``B``, or concatenated factors."""
-        count = self.count + other.count
-        if self.is_factored and other.is_factored:
-            mine, theirs = self.factors(), other.factors()
-            return LayerStatistics(
-                count,
-                keys=torch.cat([mine[0], theirs[0]], dim=1),
-                residuals=torch.cat([mine[1], theirs[1]], dim=1),
-            )
-        return self._combine(other, 1.0, count)
+        return self._combine(other, 1)
 
     def __sub__(self, other: LayerStatistics) -> LayerStatistics:
-        """Withdraw a batch that was pooled before; the result is dense."""
-        return self._combine(other, -1.0, self.count - other.count)
+        """Withdraw a batch that was pooled before; factors stay factors, with signs."""
+        return self._combine(other, -1)
 
-    def _combine(self, other: LayerStatistics, sign: float, count: int) -> LayerStatistics:
+    def _combine(self, other: LayerStatistics, sign: int) -> LayerStatistics:
+        count = self.count + sign * other.count
+        if self.is_factored and other.is_factored:
+            keys, residuals, signs = self.signed_factors()
+            other_keys, other_residuals, other_signs = other.signed_factors()
+            joined = torch.cat([signs, other_signs * sign])
+            return LayerStatistics(
+                count,
+                keys=torch.cat([keys, other_keys], dim=1),
+                residuals=torch.cat([residuals, other_residuals], dim=1),
+                signs=joined if bool((joined < 0).any()) else None,
+            )
         (gram, cross), (other_gram, other_cross) = self.sums(), other.sums()
         return LayerStatistics(
             count, gram=gram + sign * other_gram, cross=cross + sign * other_cross

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fleke_flwr import wire
@@ -17,18 +17,27 @@ from fleke_flwr.modes import exchange_groups, exchanges_per_round
 from fleke_flwr.state import EditState
 from fleke_flwr.strategies.federated import FederatedStrategy, log
 from fleke_flwr.strategies.nodes import Node
+from fleke_flwr.strategies.plan import Plan
 from fleke_flwr.strategies.rounds import RoundRecord, good_reply, note_costs
-from fleke_flwr.types import EditPayload, LayerUpdate, group_name
+from fleke_flwr.types import EditPayload, LayerUpdate, add_updates, group_name
 
 
 class EditStrategy(FederatedStrategy):
     """Base of the merging strategies: subclasses write :meth:`merge` and nothing else.
 
-    A round is ``exchanges`` train messages (one, or one per edited layer in ``layer_sync``) and one
-    evaluate message. Replies are checked, ordered by partition and merged.
+    A round is ``exchanges`` train messages (one, or one per edited layer in ``layer_sync``; as many
+    again for every further sweep) and one evaluate message. Replies are checked, ordered by
+    partition and merged. A client that is left out of an exchange is not asked again in the same
+    round: the round goes on as if it had not taken part from there on.
     """
 
     reply: ClassVar[str] = wire.STATISTICS
+
+    def __init__(self, plan: Plan, nodes: Sequence[Node] | None = None) -> None:
+        super().__init__(plan, nodes)
+        self._dropped: set[int] = set()
+        # Who contributed to the running exchange, in the order of the contributions.
+        self.contributors: list[int] = []
 
     @abstractmethod
     def merge(self, payloads: Sequence[EditPayload], state: EditState) -> Mapping[str, LayerUpdate]:
@@ -46,9 +55,28 @@ class EditStrategy(FederatedStrategy):
         """Choose the nodes that edit in the coming exchange; all by default."""
         return nodes
 
+    def gather(self, payloads: Iterator[EditPayload]) -> Sequence[EditPayload]:
+        """Collect the contributions of an exchange as they come in."""
+        return list(payloads)
+
+    def next_updates(self, payloads: Sequence[EditPayload]) -> Mapping[str, LayerUpdate]:
+        """Return the total updates after an exchange: what there was and what is merged."""
+        return add_updates(self.state.updates, self.narrowed(self.merge(payloads, self.state)))
+
+    def narrowed(self, updates: Mapping[str, LayerUpdate]) -> dict[str, LayerUpdate]:
+        """Return updates in the form in which the shared state keeps and sends them."""
+        return {
+            module: update.compact().to(self.plan.state_dtype) for module, update in updates.items()
+        }
+
     @property
     def exchanges(self) -> int:
         """Train messages per round."""
+        return self.sweep_length * self.plan.sweeps
+
+    @property
+    def sweep_length(self) -> int:
+        """Train messages of one pass over the edited layers."""
         return exchanges_per_round(self.plan.spec.mode, len(self.plan.modules))
 
     def summary(self) -> None:
@@ -65,55 +93,110 @@ class EditStrategy(FederatedStrategy):
         """Order every selected client to contribute to the coming exchange."""
         round_, exchange = self._place(server_round)
         if exchange == 0:
-            self._round_state = self.state
             self.history.append(RoundRecord(round_))
-        self._asked = list(self.select(self._known_nodes(grid)))
-        self._phase(
-            f"{self.label}: edit, round {round_}"
-            + (f", layer {exchange + 1} of {self.exchanges}" if self.exchanges > 1 else "")
-        )
-        content = wire.write_order(self._order(round_, exchange), self.state)
-        self._count_down(content.array_records["state"])
-        return [
-            Message(content, node.node_id, "train.edit", group_id=str(server_round))
-            for node in self._asked
-        ]
+        return self.order_edits(round_, exchange, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Check, order and merge the replies; return the new shared state."""
         round_, exchange = self._place(server_round)
-        record = self.history[-1]
-        payloads = self._accept(list(replies), self._expected(exchange), record)
-        self.check_enough(f"round {round_}", len(payloads), record)
-        started = time.perf_counter()
-        updates = self.merge(payloads, self.state)
+        self.take_edits(round_, exchange, replies)
         if exchange == self.exchanges - 1:
-            record.edits = sum(payload.num_edits for payload in payloads)
-        self.state = self.state.plus(
-            {
-                module: update.compact().to(self.plan.state_dtype)
-                for module, update in updates.items()
-            },
-            round_ if exchange == self.exchanges - 1 else round_ - 1,
-        )
-        record.spend("aggregate", time.perf_counter() - started)
-        record.update_norm = float(
-            torch.stack([update.dense().norm() for update in self.state.updates.values()]).norm()
-        )
-        metrics = MetricRecord({"edits": record.edits, "clients": len(payloads)})
+            self.close_round(round_)
+        metrics = MetricRecord({"edits": self.history[-1].edits, "clients": len(self.contributors)})
         return wire.write_state(self.state), metrics
 
-    def _expected(self, exchange: int) -> wire.Expected:
-        groups = exchange_groups(self.plan.spec.mode, self.plan.modules, exchange)
+    def open_round(self, round_: int) -> None:
+        """Prepare the first exchange of a round."""
+        self._dropped.clear()
+
+    def close_round(self, round_: int) -> None:
+        """Finish a round that has been merged."""
+        record = self.history[-1]
+        norms = [update.dense().norm() for update in self.state.updates.values()]
+        record.update_norm = float(torch.stack(norms).norm())
+
+    def order_edits(self, round_: int, exchange: int, grid: Grid) -> list[Message]:
+        """Return the messages of one exchange."""
+        sweep, step = divmod(exchange, self.sweep_length)
+        if exchange == 0:
+            self.open_round(round_)
+        if step == 0:
+            self._sweep_state = self.state
+        asked = self.select(self._known_nodes(grid))
+        self._asked = [node for node in asked if node.partition not in self._dropped]
+        self._phase(f"{self.label}: edit, round {round_}" + self._spoken_place(sweep, step))
+        content = wire.write_order(self._order(round_, step, sweep), self.sent_state(exchange))
+        self._count_down(content.array_records["state"])
+        return [
+            Message(content, node.node_id, "train.edit", group_id=f"{round_}.{exchange}")
+            for node in self._asked
+        ]
+
+    def take_edits(self, round_: int, exchange: int, replies: Iterable[Message]) -> None:
+        """Merge the replies to one exchange into the shared state."""
+        record = self.history[-1]
+        self.contributors.clear()
+        expected = self._expected(exchange % self.sweep_length, self.sent_state(exchange))
+        payloads = self.gather(self._accepted(replies, expected, record))
+        self.check_enough(f"round {round_}", len(self.contributors), record)
+        started = time.perf_counter()
+        record.edits = sum(payload.num_edits for payload in payloads)
+        last = exchange == self.exchanges - 1
+        self.state = EditState(
+            self.plan.base, round_ if last else round_ - 1, self.next_updates(payloads)
+        )
+        record.spend("aggregate", time.perf_counter() - started)
+
+    def present_nodes(self) -> list[Node]:
+        """Return the nodes that have not been left out of the running round."""
+        return [node for node in self._nodes or [] if node.partition not in self._dropped]
+
+    def ask(
+        self, nodes: Sequence[Node], kind: str, content: RecordDict
+    ) -> Iterator[tuple[Node, Message]]:
+        """Send all nodes the same outside the exchanges of a round; yield the good replies."""
+        assert self._watched is not None  # rounds run inside start
+        waiting = {node.node_id: node for node in nodes}
+        messages = [Message(content, node.node_id, kind, group_id=kind) for node in nodes]
+        self._phase(f"{self.label}: {kind.partition('.')[2]}")
+        for reply in self._watched.send_and_receive(messages, timeout=self.timeout):
+            node = waiting.pop(reply.metadata.src_node_id)
+            try:
+                good_reply(reply, self.timeout)
+            except PayloadError as error:
+                self.leave_out(node, f"{kind}: {error}")
+                continue
+            note_costs(reply, self.history[-1])
+            yield node, reply
+        for node in waiting.values():
+            self.leave_out(node, f"{kind}: no reply within {self.timeout:g} s")
+
+    def leave_out(self, node: Node, why: str) -> None:
+        """Name a client and leave it out of the rest of the round."""
+        self._dropped.add(node.partition)
+        self._leave_out(node, why, self.history[-1])
+
+    def sent_state(self, exchange: int) -> EditState:
+        """Return the state that goes out with an exchange."""
+        return self.state
+
+    def _spoken_place(self, sweep: int, step: int) -> str:
+        parts = []
+        if self.plan.sweeps > 1:
+            parts.append(f", sweep {sweep + 1} of {self.plan.sweeps}")
+        if self.sweep_length > 1:
+            parts.append(f", layer {step + 1} of {self.sweep_length}")
+        return "".join(parts)
+
+    def _expected(self, step: int, sent: EditState) -> wire.Expected:
+        groups = exchange_groups(self.plan.spec.mode, self.plan.modules, step)
         modules = tuple(module for group in groups for module in group)
-        if self.pooled:
-            modules = self.plan.modules
         names = tuple(group_name(group) for group in groups)
         return wire.Expected(
             base=self.plan.base,
-            state=self.state.fingerprint,
+            state=sent.fingerprint,
             editor=self.plan.spec.editor,
             mode=self.plan.spec.mode,
             kind=self.reply,
@@ -123,19 +206,26 @@ class EditStrategy(FederatedStrategy):
             d_out=self.plan.d_out,
         )
 
-    def _accept(
-        self, replies: Sequence[Message], expected: wire.Expected, record: RoundRecord
-    ) -> list[EditPayload]:
-        """Read the good replies in partition order; name every client that has none."""
-        by_node = {reply.metadata.src_node_id: reply for reply in replies}
-        payloads = []
-        for node in self._asked:
+    def _accepted(
+        self, replies: Iterable[Message], expected: wire.Expected, record: RoundRecord
+    ) -> Iterator[EditPayload]:
+        """Yield the good replies as they come; name every client that has none."""
+        waiting = {node.node_id: node for node in self._asked}
+        for reply in replies:
+            node = waiting.pop(reply.metadata.src_node_id, None)
+            if node is None:
+                continue
             try:
-                reply = good_reply(by_node.get(node.node_id), self.timeout)
+                good_reply(reply, self.timeout)
                 payload = wire.read_payload(reply.content, expected)
             except PayloadError as error:
-                self._leave_out(node, str(error), record)
+                self.leave_out(node, str(error))
+                del reply
                 continue
-            payloads.append(payload)
+            self.contributors.append(node.partition)
             note_costs(reply, record)
-        return payloads
+            yield payload
+            # Nothing may hold a reply while the next one is fetched: it can be as large as a sum.
+            del reply, payload
+        for node in waiting.values():
+            self.leave_out(node, f"no reply within {self.timeout:g} s")

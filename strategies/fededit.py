@@ -68,7 +68,7 @@ class FedEdit(FederatedStrategy):
     @property
     def options(self) -> Mapping[str, Scalar]:
         """What clients need to know to select and to edit."""
-        return {**asdict(self.fededit), "variant": self.label}
+        return asdict(self.fededit)
 
     def summary(self) -> None:
         """Log what will be done, and what is shown to whom."""

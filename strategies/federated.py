@@ -8,7 +8,7 @@ from logging import getLogger
 from typing import ClassVar
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -40,6 +40,9 @@ class FederatedStrategy(Strategy):
 
     reply: ClassVar[str]
     pooled: ClassVar[bool] = False
+    # Whether the result is one solve of the clients' statistics: what memory over rounds, sweeps
+    # and the settling of conflicts need.
+    solves: ClassVar[bool] = False
     # Whether each client ends with a model of its own instead of one that all share.
     personal: ClassVar[bool] = False
     judging: ClassVar[str] = "evaluate.edit"
@@ -50,7 +53,7 @@ class FederatedStrategy(Strategy):
         self.history: list[RoundRecord] = []
         self.timeout = 3600.0
         self._nodes = list(nodes) if nodes is not None else None
-        self._round_state = self.state
+        self._sweep_state = self.state
         self._asked: list[Node] = []
         self._watched: WatchedGrid | None = None
 
@@ -63,6 +66,15 @@ class FederatedStrategy(Strategy):
     def options(self) -> Mapping[str, Scalar]:
         """What the strategy itself asks of its clients; nothing by default."""
         return {}
+
+    @property
+    def runs_all_rounds(self) -> bool:
+        """Whether every round goes through the requests of all rounds so far."""
+        return False
+
+    def reads_base(self, sweep: int, exchange: int) -> bool:
+        """Tell whether clients read statistics on the unedited model, whatever state is sent."""
+        return False
 
     @property
     def label(self) -> str:
@@ -158,10 +170,12 @@ class FederatedStrategy(Strategy):
     def _count_down(self, arrays: ArrayRecord) -> None:
         self.history[-1].down_bytes += wire.num_bytes(arrays) * len(self._asked)
 
-    def _order(self, round_: int, exchange: int) -> wire.TrainOrder:
+    def _order(self, round_: int, exchange: int, sweep: int = 0) -> wire.TrainOrder:
         return wire.TrainOrder(
             spec=self.plan.spec,
+            variant=f"{self.label} {self.plan.spec.editor}",
             round=round_,
+            sweep=sweep,
             exchange=exchange,
             rounds=self.plan.rounds,
             settings=self.plan.settings,
@@ -169,7 +183,9 @@ class FederatedStrategy(Strategy):
             pooled=self.pooled,
             encoding=self.plan.encoding,
             dtype=self._wire_dtype,
-            round_state=self._round_state.fingerprint,
+            round_state=self._sweep_state.fingerprint,
+            on_base=self.reads_base(sweep, exchange),
+            cumulative=self.runs_all_rounds,
             options=self.options,
         )
 
@@ -207,7 +223,9 @@ class FederatedStrategy(Strategy):
         for node in self._asked:
             try:
                 reply = good_reply(by_node.get(node.node_id), self.timeout)
-                found = _measurements(reply.content)
+                found = wire.read_groups(reply.content)
+                if wire.OWN not in found:
+                    raise PayloadError("the reply holds no measurements of the client's own edits")
             except PayloadError as error:
                 self._leave_out(node, f"evaluation: {error}", record)
                 continue
@@ -224,15 +242,3 @@ class FederatedStrategy(Strategy):
         pooled = wire.add_sums(list(record.clients.values()))
         means = {name: 100 * total / n for name, (total, _, n) in pooled.items() if n}
         return MetricRecord({name: float(value) for name, value in means.items()})
-
-
-def _measurements(content: RecordDict) -> dict[str, wire.Sums]:
-    """Read a client's measurements by group of records: its own, and perhaps others."""
-    found: dict[str, wire.Sums] = {
-        name.removeprefix(wire.MEASUREMENTS): wire.read_sums(record)
-        for name, record in content.metric_records.items()
-        if name.startswith(wire.MEASUREMENTS)
-    }
-    if wire.OWN not in found:
-        raise PayloadError("the reply holds no measurements")
-    return found

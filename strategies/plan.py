@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from fleke_flwr.config import ConflictConfig, OverlapConfig
 from fleke_flwr.linalg import Prior
 from fleke_flwr.progress import Progress, Silent
 from fleke_flwr.spec import EditSpec
@@ -37,6 +38,16 @@ class Plan:
         How many nodes take part, and how many good replies every exchange needs.
     rounds : int
         Rounds the records are spread over.
+    memory : str
+        What later rounds know of earlier ones; see ``fleke_flwr.strategies.memory``.
+    beta0, beta1 : float
+        Weights of the covariance and of past keys where ``memory`` is ``dynamic``.
+    sweeps : int
+        How often a round goes over its requests.
+    conflict : ConflictConfig
+        How contradicting edits are settled.
+    overlap : OverlapConfig
+        Which edits count as known already.
     evaluate_every : int
         Rounds between measurements; 0 for one after the last round.
     settings : Mapping[str, Scalar]
@@ -56,6 +67,12 @@ class Plan:
     clients: int = 2
     needed_clients: int = 2
     rounds: int = 1
+    memory: str = "none"
+    beta0: float = 1.0
+    beta1: float = 0.0
+    sweeps: int = 1
+    conflict: ConflictConfig = field(default_factory=ConflictConfig)
+    overlap: OverlapConfig = field(default_factory=OverlapConfig)
     evaluate_every: int = 1
     settings: Mapping[str, Scalar] = field(default_factory=dict)
     progress: Progress = field(default_factory=Silent)
@@ -64,6 +81,11 @@ class Plan:
     def widths(self) -> dict[str, int]:
         """Input width by module."""
         return {module: self.priors[module].d_in for module in self.modules}
+
+    @property
+    def watches_overlap(self) -> bool:
+        """Whether clients say which of their edits the shared model knows already."""
+        return self.overlap.threshold >= 0
 
     def measures(self, round_: int) -> bool:
         """Tell whether the model is measured after a round; after the last one it always is."""

@@ -36,6 +36,14 @@ class RoundRecord:
         The same on other groups of records, where clients have models of their own.
     counts : dict[str, float]
         What clients counted, summed: edits received, selected, known already, and so on.
+    conflicts : dict[str, int]
+        How many edits lost, were disputed, withdrawn and strengthened.
+    judged : dict[str, dict[str, Sums]]
+        Settled pairs and undisputed records, ``before`` and ``after`` conflicts were settled.
+    overlap : list[list[float | None]] or None
+        Which part of each contributor's key space lies in each other's.
+    contributors : list[int]
+        Clients whose key spaces ``overlap`` compares.
     peak_rss_mb : float
         Largest resident memory a client reported.
     update_norm : float or None
@@ -53,6 +61,10 @@ class RoundRecord:
     clients: dict[int, Sums] = field(default_factory=dict)
     groups: dict[str, dict[int, Sums]] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
+    conflicts: dict[str, int] = field(default_factory=dict)
+    judged: dict[str, dict[str, Sums]] = field(default_factory=dict)
+    overlap: list[list[float | None]] | None = None
+    contributors: list[int] = field(default_factory=list)
     peak_rss_mb: float = 0.0
     update_norm: float | None = None
 

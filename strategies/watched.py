@@ -1,13 +1,13 @@
-"""A Grid that reports every reply as it arrives and polls often.
+"""A Grid that hands out replies one by one, in a fixed order, and polls often.
 
 Flower's own ``send_and_receive`` looks for replies every three seconds, which is most of the time
-of a small exchange.
+of a small exchange, and holds all of them at once, which is most of the memory of a large one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -19,14 +19,18 @@ _LONGEST_POLL_SECONDS = 1.0
 
 
 class WatchedGrid(Grid):
-    """Delegate to another grid, advancing a progress phase per reply.
+    """Delegate to another grid, handing out replies in the order of the messages.
+
+    A reply is pulled when the one before it has been dealt with, so that who adds replies up never
+    holds two, and the sum does not depend on who was fastest. Until then it waits where Flower
+    keeps it.
 
     Parameters
     ----------
     grid : Grid
         The grid that does the work.
     progress : Progress
-        Is told of every reply.
+        Is told of every reply that is handed out.
     """
 
     def __init__(self, grid: Grid, progress: Progress) -> None:
@@ -69,21 +73,47 @@ class WatchedGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send, poll at growing intervals, report each reply, return those that came in time."""
-        waiting = set(self.push_messages(list(messages)))
-        if not waiting:
-            return []
-        self._progress.start(self.phase, len(waiting))
+        """Send at once; return replies as an iterator, in the order of the messages.
+
+        Parameters
+        ----------
+        messages : Iterable[Message]
+            All are sent before this returns.
+        timeout : float or None
+            Seconds from now after which no reply is waited for; those that are there then are
+            still handed out, the others are left out.
+
+        Returns
+        -------
+        Iterable[Message]
+            To be gone through once.
+        """
+        pushed = list(self.push_messages(list(messages)))
+        if not pushed:
+            return iter(())
+        self._progress.start(self.phase, len(pushed))
         deadline = None if timeout is None else time.monotonic() + timeout
-        replies: list[Message] = []
+        return self._replies(pushed, self.phase, deadline)
+
+    def _replies(
+        self, pushed: Sequence[str], phase: str, deadline: float | None
+    ) -> Iterator[Message]:
+        for message_id in pushed:
+            # Flower has no id for a message that it refused. No name is given to a reply: it would
+            # live on while the next one is pulled.
+            if message_id:
+                yield from self._wait(message_id, phase, deadline)
+
+    def _wait(self, message_id: str, phase: str, deadline: float | None) -> list[Message]:
+        """Poll for one reply at growing intervals, and once more at the deadline."""
         pause = _POLL_SECONDS
-        while waiting and (deadline is None or time.monotonic() < deadline):
-            arrived = list(self.pull_messages(waiting))
-            replies.extend(arrived)
-            waiting.difference_update(reply.metadata.reply_to_message_id for reply in arrived)
+        while True:
+            late = deadline is not None and time.monotonic() >= deadline
+            arrived = list(self.pull_messages([message_id]))
             if arrived:
-                self._progress.advance(self.phase, len(arrived))
-            pause = _POLL_SECONDS if arrived else min(pause * 1.2, _LONGEST_POLL_SECONDS)
-            if waiting:
-                time.sleep(pause)
-        return replies
+                self._progress.advance(phase, len(arrived))
+            if arrived or late:
+                return arrived
+            left = pause if deadline is None else deadline - time.monotonic()
+            time.sleep(max(0.0, min(pause, left)))
+            pause = min(pause * 1.2, _LONGEST_POLL_SECONDS)

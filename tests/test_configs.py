@@ -20,6 +20,8 @@ EXPERIMENTS = sorted((Path(__file__).parents[1] / "configs" / "experiments").glo
 def test_the_documented_experiments_are_there() -> None:
     names = {path.stem for path in EXPERIMENTS}
     assert {"demo", "collabedit", "counterfact", "sweep", "layer_sync", "fedleke_zsre"} <= names
+    assert {"table1", "clients", "modes", "capacity", "forgetting"} <= names
+    assert {"overlap", "conflicts"} <= names
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fleke_flwr import factoring
 from fleke_flwr.errors import StatisticsError
-from fleke_flwr.linalg import Prior, cholesky, compress, solve, split_update, stack
+from fleke_flwr.linalg import (
+    Prior,
+    compress,
+    demanded,
+    solve,
+    solve_group,
+    split_update,
+    stack,
+)
 from fleke_flwr.types import LayerStatistics, LayerUpdate
 
 SHAPES = st.tuples(
@@ -139,19 +148,6 @@ def test_conflicting_edits_meet_in_the_middle() -> None:
     torch.testing.assert_close(moved, expected)
 
 
-def test_a_stacked_prior_is_block_diagonal() -> None:
-    first, second = make(4, 3, 2, 0)[0], make(6, 3, 2, 1)[0]
-    prior = stack([Prior.from_matrix(first), Prior.from_matrix(second)])
-    assert prior.sizes == (4, 6)
-    torch.testing.assert_close(prior.matrix(), torch.block_diag(first, second))
-    keys = make(10, 3, 5, 2)[1]
-    factor = torch.linalg.cholesky(torch.block_diag(first, second))
-    whitened = torch.linalg.solve_triangular(factor, keys, upper=False)
-    torch.testing.assert_close(prior.whiten(keys), whitened)
-    unwhitened = torch.linalg.solve_triangular(factor.T, keys, upper=True)
-    torch.testing.assert_close(prior.unwhiten(keys), unwhitened)
-
-
 @pytest.mark.parametrize("form", ["dual", "primal"])
 def test_a_stacked_solution_splits_into_layers(form: str) -> None:
     blocks = [make(4, 3, 2, 0)[0], make(6, 3, 2, 1)[0]]
@@ -162,26 +158,6 @@ def test_a_stacked_solution_splits_into_layers(form: str) -> None:
     assert [piece.shape for piece in pieces] == [(3, 4), (3, 6)]
     joined = torch.cat([piece.dense() for piece in pieces], dim=1)
     torch.testing.assert_close(joined, whole.dense())
-
-
-def test_cholesky_adds_jitter_only_when_it_must() -> None:
-    matrix, keys, _ = make(5, 1, 2, 0)
-    factor, jitter = cholesky(matrix)
-    assert jitter == 0.0
-    torch.testing.assert_close(factor @ factor.T, matrix)
-    singular = keys @ keys.T
-    factor, jitter = cholesky(singular - 1e-12 * torch.eye(5, dtype=torch.float64))
-    assert 0 < jitter <= 1.01e-4
-    torch.testing.assert_close(factor @ factor.T, singular, atol=1e-4, rtol=1e-3)
-
-
-def test_hopeless_matrices_are_refused() -> None:
-    with pytest.raises(StatisticsError, match="not positive definite"):
-        cholesky(-torch.eye(3))
-    with pytest.raises(StatisticsError, match="not positive definite"):
-        cholesky(torch.zeros(3, 3))
-    with pytest.raises(StatisticsError, match="NaN or infinity"):
-        cholesky(torch.full((3, 3), float("nan")))
 
 
 def test_a_prior_of_another_width_is_refused() -> None:
@@ -206,3 +182,132 @@ def test_float32_factors_are_multiplied_in_float64(form: str) -> None:
     found = solve(narrow, Prior.from_matrix(matrix), form).dense()
     assert found.dtype == torch.float64
     assert torch.equal(found, solve(same, Prior.from_matrix(matrix), form).dense())
+
+
+def ill(size: int, condition: float, seed: int) -> Tensor:
+    """Return a covariance whose eigenvalues span ``condition``."""
+    generator = torch.Generator().manual_seed(seed)
+    basis, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    exponents = torch.linspace(0, 1, size, dtype=torch.float64)
+    return basis * condition**-exponents @ basis.T
+
+
+def assert_near(found: LayerUpdate, expected: LayerUpdate, tolerance: float = 1e-8) -> None:
+    """Compare two updates by their relative distance."""
+    difference = (found.dense() - expected.dense()).norm()
+    assert float(difference) <= tolerance * float(expected.dense().norm()) + 1e-12
+
+
+WITHDRAWN = st.tuples(
+    st.integers(1, 12), st.integers(0, 6), st.integers(1, 6), st.integers(0, 6), st.integers(0, 999)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(WITHDRAWN)
+def test_a_withdrawn_client_was_never_there(shape: tuple[int, int, int, int, int]) -> None:
+    d_in, first, second, third, seed = shape
+    matrix, keys, residuals = make(d_in, 4, first + second + third, seed)
+    prior = Prior.from_matrix(matrix)
+    sizes = [first, second, third]
+    parts = [
+        compress(k, r, k.shape[1])
+        for k, r in zip(keys.split(sizes, 1), residuals.split(sizes, 1), strict=True)
+    ]
+    left = parts[0] + parts[1] + parts[2] - parts[1]
+    expected = solve(parts[0] + parts[2], prior, "dual")
+    for form in ("dual", "primal", "auto"):
+        assert_near(solve(left, prior, form), expected)
+    assert_near(solve(dense(left), prior), expected)
+    assert_near(solve(left + parts[1], prior, "dual"), solve(left + parts[1], prior, "primal"))
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6])
+def test_withdrawing_does_not_square_the_priors_condition(condition: float) -> None:
+    prior = Prior.from_matrix(ill(80, condition, 0))
+    _, keys, residuals = make(80, 6, 30, 1)
+    stays, goes = (
+        factored(k, r) for k, r in zip(keys.split(15, 1), residuals.split(15, 1), strict=True)
+    )
+    expected = solve(stays, prior, "dual")
+    for form in ("dual", "primal"):
+        assert_near(solve(stays + goes - goes, prior, form), expected)
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e6])
+@pytest.mark.parametrize("in_turn", [False, True])
+@pytest.mark.parametrize("columns", [3, 12])
+def test_withdrawing_from_a_group_of_layers(condition: float, in_turn: bool, columns: int) -> None:
+    priors = [Prior.from_matrix(ill(size, condition, size)) for size in (16, 20, 16)]
+    _, keys, residuals = make(52, 5, 2 * columns, 1)
+    stays, goes = (
+        factored(k, r)
+        for k, r in zip(keys.split(columns, 1), residuals.split(columns, 1), strict=True)
+    )
+    expected = solve_group(stays, priors, in_turn)
+    left = stays + goes - goes
+    for statistics in (left, dense(left)):
+        for found, wanted in zip(solve_group(statistics, priors, in_turn), expected, strict=True):
+            assert_near(found, wanted)
+
+
+def test_withdrawing_what_was_never_pooled_is_refused() -> None:
+    matrix, keys, residuals = make(6, 4, 2, 0)
+    first, second = (
+        factored(k, r) for k, r in zip(keys.split(1, 1), residuals.split(1, 1), strict=True)
+    )
+    prior = Prior.from_matrix(matrix * 1e-3)
+    with pytest.raises(StatisticsError, match="more was withdrawn than was pooled"):
+        solve(first - second, prior, "dual")
+    with pytest.raises(StatisticsError, match="not positive definite"):
+        solve(first - second, prior, "primal")
+
+
+@pytest.mark.parametrize("pooled_form", [factored, lambda k, r: dense(factored(k, r))])
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_a_further_sweep_leaves_the_optimum_of_a_linear_model(
+    pooled_form: Callable[[Tensor, Tensor], LayerStatistics], in_turn: bool
+) -> None:
+    priors = [Prior.from_matrix(make(size, 1, 0, size)[0]) for size in (7, 9)]
+    _, keys, wanted = make(16, 4, 5, 3)
+    first = LayerUpdate(
+        torch.cat([u.dense() for u in solve_group(pooled_form(keys, wanted), priors, in_turn)], 1)
+    )
+    assert float((wanted - first.dense() @ keys).norm()) > 0.01 * float(wanted.norm())
+    left = pooled_form(keys, wanted - first.dense() @ keys)
+    again = solve_group(demanded(left, first), priors, in_turn)
+    assert_near(LayerUpdate(torch.cat([u.dense() for u in again], 1)), first, 1e-10)
+
+
+def test_the_total_update_is_asked_for_the_rest_and_what_it_gives() -> None:
+    _, keys, residuals = make(8, 3, 5, 0)
+    total = LayerUpdate(make(3, 1, 2, 1)[1], make(2, 1, 8, 2)[1])
+    statistics = factored(keys, residuals)
+    expected = factored(keys, residuals + total.dense() @ keys)
+    for update in (total, LayerUpdate(total.dense())):
+        for form in (statistics, dense(statistics), compress(keys, residuals, 5)):
+            found = demanded(form, update)
+            assert found.is_factored == form.is_factored
+            assert found.count == 5
+            for mine, theirs in zip(found.sums(), expected.sums(), strict=True):
+                torch.testing.assert_close(mine, theirs)
+    signed = statistics - factored(keys[:, :2], residuals[:, :2])
+    rest = factored(keys[:, 2:], residuals[:, 2:])
+    pairs = zip(demanded(signed, total).sums(), demanded(rest, total).sums(), strict=True)
+    for mine, theirs in pairs:
+        torch.testing.assert_close(mine, theirs)
+    with pytest.raises(StatisticsError, match="different groups"):
+        demanded(statistics, LayerUpdate(total.dense()[:, 1:]))
+
+
+@pytest.mark.parametrize("strip", [3, 512])
+def test_the_statistics_are_left_as_they_were(strip: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factoring, "_STRIP", strip)
+    matrix, keys, residuals = make(10, 3, 9, 0)
+    prior = Prior.from_matrix(matrix)
+    expected = torch.linalg.solve(matrix + keys @ keys.T, keys @ residuals.T).T
+    for statistics in (factored(keys, residuals), dense(factored(keys, residuals))):
+        before = [part.clone() for part in statistics.sums()]
+        torch.testing.assert_close(solve(statistics, prior, "primal").dense(), expected)
+        assert all(map(torch.equal, statistics.sums(), before))
+    torch.testing.assert_close(prior.matrix(), matrix)

@@ -65,12 +65,43 @@ def test_statistics_add_in_both_forms() -> None:
 def test_statistics_can_be_withdrawn() -> None:
     first = LayerStatistics(2, keys=rand(5, 2), residuals=rand(3, 2, seed=1))
     second = LayerStatistics(1, keys=rand(5, 1, seed=2), residuals=rand(3, 1, seed=3))
+    for left in (
+        first + second - second,
+        first - second + second,
+        dense(first) + second - second,
+        first + second - dense(second),
+    ):
+        assert left.count == 2
+        for mine, theirs in zip(left.sums(), first.sums(), strict=True):
+            torch.testing.assert_close(mine, theirs)
+    assert (dense(first) - second).signs is None
+
+
+def test_what_was_withdrawn_from_factors_stays_as_signs() -> None:
+    first = LayerStatistics(2, keys=rand(5, 2), residuals=rand(3, 2, seed=1))
+    second = LayerStatistics(1, keys=rand(5, 1, seed=2), residuals=rand(3, 1, seed=3))
+    nothing = LayerStatistics(0, keys=rand(5, 0), residuals=rand(3, 0))
     left = first + second - second
-    assert left.count == 2
-    for mine, theirs in zip(left.sums(), first.sums(), strict=True):
-        torch.testing.assert_close(mine, theirs)
-    with pytest.raises(PayloadError, match="factors are not known"):
+    assert left.is_factored
+    keys, residuals, signs = left.signed_factors()
+    assert (keys.shape, residuals.shape) == ((5, 4), (3, 4))
+    assert signs.tolist() == [1, 1, 1, -1]
+    assert (first - left).signed_factors()[2].tolist() == [1, 1, -1, -1, -1, 1]
+    with pytest.raises(PayloadError, match="signed_factors"):
         left.factors()
+    assert (first - nothing).factors()[0].shape == (5, 2)
+    assert first.signed_factors()[2].tolist() == [1, 1]
+    with pytest.raises(PayloadError, match="factors are not known"):
+        dense(first).factors()
+
+
+def test_signs_must_fit_their_factors() -> None:
+    parts = {"keys": rand(5, 2), "residuals": rand(3, 2)}
+    for signs in (torch.ones(3), torch.tensor([1.0, 0.5]), torch.tensor([1.0, float("nan")])):
+        with pytest.raises(PayloadError, match=r"give \+1 or -1 for every column"):
+            LayerStatistics(2, **parts, signs=signs)
+    with pytest.raises(PayloadError, match="signs belong to factors"):
+        LayerStatistics(2, gram=rand(5, 5), cross=rand(3, 5), signs=torch.ones(2))
 
 
 def test_statistics_need_exactly_one_fitting_form() -> None:

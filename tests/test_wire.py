@@ -134,7 +134,22 @@ def test_a_missing_record_is_refused() -> None:
 
 def test_an_order_and_its_state_travel() -> None:
     state = EditState("base", 1, {"a": LayerUpdate(tensor(4, 1), tensor(1, 6))})
-    order = wire.TrainOrder(SPEC, 2, 0, 3, 8, "statistics", False, "factors", "auto", "abc")
+    order = wire.TrainOrder(
+        spec=SPEC,
+        variant="CollabEdit memit",
+        round=2,
+        sweep=1,
+        exchange=0,
+        rounds=3,
+        settings={"clients": 8},
+        reply="statistics",
+        pooled=False,
+        encoding="factors",
+        dtype="auto",
+        round_state="abc",
+        on_base=True,
+        part=wire.ADDED,
+    )
     received, arrived = wire.read_order(wire.write_order(order, state))
     assert received == order
     assert arrived.fingerprint == state.fingerprint

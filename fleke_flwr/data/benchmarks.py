@@ -1,4 +1,4 @@
-"""Load edit records: the embedded world's, CounterFact and zsRE files, a user's own JSON Lines."""
+"""Load edit records: the embedded world's, those of benchmark files, a user's own JSON Lines."""
 
 from __future__ import annotations
 
@@ -50,11 +50,12 @@ def load_cases(data: DataConfig) -> CaseSet:
     """Load the records of ``data.path``: ``embedded``, or a file, plain or packed with gzip.
 
     A file is JSON Lines or a JSON list, in the schema of CounterFact, of zsRE (not mixed with the
-    others, which are judged differently), or with the fields of :class:`EditRequest`. What is left
-    out is counted by reason: zsRE records without another answer to edit to, records of other
-    relations than ``data.relations``, and a record that repeats the subject and prompt of an
-    earlier one, since one batch cannot hold two answers (with the same target it is a
-    ``duplicate``, with another a ``conflict``).
+    others, which are judged differently), of CollabEdit's conflicts, or with the fields of
+    :class:`EditRequest`. What is left out is counted by reason: zsRE records without another
+    answer to edit to, conflicts between near duplicates, records of other relations than
+    ``data.relations``, and a record that repeats the subject and prompt of an earlier one, since
+    one batch cannot hold two answers (with the same target it is a ``duplicate``, with another a
+    ``conflict``).
 
     Raises
     ------

@@ -7,6 +7,7 @@ from typing import Any
 
 from fleke_flwr.config import DataConfig
 from fleke_flwr.data import fields
+from fleke_flwr.data.conflicts import is_conflict, read_conflict
 from fleke_flwr.data.zsre import is_zsre, read_zsre
 from fleke_flwr.errors import RequestError
 from fleke_flwr.types import EditRequest, EvalCase
@@ -26,6 +27,7 @@ _USER_FIELDS = frozenset(
         "same_subject",
         "references",
         "locality",
+        "rival",
     )
 )
 
@@ -36,7 +38,9 @@ def protocol_of(record: Mapping[str, Any]) -> str:
 
 
 def read_record(record: Mapping[str, Any], number: int, data: DataConfig) -> EvalCase | str:
-    """Read a CounterFact or zsRE record, or a user's with the fields of :class:`EditRequest`.
+    """Read a record of CounterFact, zsRE or CollabEdit, or a user's own.
+
+    A user's has the fields of :class:`EditRequest` and those of :class:`EvalCase`.
 
     Parameters
     ----------
@@ -61,6 +65,8 @@ def read_record(record: Mapping[str, Any], number: int, data: DataConfig) -> Eva
         return read_zsre(record, number, data)
     if "requested_rewrite" in record:
         return _read_counterfact(record, number, data.owner)
+    if is_conflict(record):
+        return read_conflict(record, number, data.owner)
     return _read_user(record, number, data.owner)
 
 
@@ -116,7 +122,17 @@ def _read_user(record: Mapping[str, Any], number: int, owner: str) -> EvalCase:
         references=fields.texts(record, "references"),
         locality=fields.probes(record, "locality"),
         owner=fields.identifier(record, owner, ""),
+        rival=_rival(record, request.target),
     )
+
+
+def _rival(record: Mapping[str, Any], target: str) -> str:
+    rival = fields.optional_text(record, "rival")
+    if rival.casefold() == target.casefold():
+        raise RequestError(
+            f"field 'rival' is {rival!r}, which is the target; give another answer, or leave it out"
+        )
+    return rival
 
 
 def _template(prompt: str, subject: str) -> str:

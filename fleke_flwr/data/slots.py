@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
+from fleke_flwr.errors import ConfigError
 from fleke_flwr.types import EvalCase
 
 
@@ -33,13 +35,42 @@ def arrange(cases: Sequence[EvalCase], order: str, seed: int, client: int) -> li
     return arranged
 
 
-def slot(cases: Sequence[EvalCase], rounds: int, number: int) -> list[EvalCase]:
-    """Return the records of round ``number`` (from 1): a contiguous part, the rest going first."""
+def deal(cases: Sequence[EvalCase], rounds: int, first: int = 0) -> list[list[EvalCase]]:
+    """Return a client's arranged records by round: contiguous parts, the rest going first.
+
+    Parameters
+    ----------
+    cases : Sequence[EvalCase]
+        In the order of :func:`arrange`.
+    rounds : int
+        Number of rounds, one at least.
+    first : int
+        How many of them round 1 takes before the others are dealt out evenly over the rounds
+        after it; 0 deals evenly from round 1. A single round takes everything.
+    """
+    if first == 0 or rounds == 1:
+        return _evenly(cases, rounds)
+    return [list(cases[:first]), *_evenly(cases[first:], rounds - 1)]
+
+
+def first_of(first: int, clients: int, client: int) -> int:
+    """Return a client's part of the ``first`` records of round 1; the first clients take the rest.
+
+    Raises
+    ------
+    ConfigError
+        If there are some, but not one for every client.
+    """
+    if 0 < first < clients:
+        raise ConfigError(
+            f"data.first = {first} with {clients} clients: every client needs a record of its own "
+            f"in round 1; give {clients} or more, or 0 to deal evenly"
+        )
+    base, rest = divmod(first, clients)
+    return base + (client < rest)
+
+
+def _evenly(cases: Sequence[EvalCase], rounds: int) -> list[list[EvalCase]]:
     base, rest = divmod(len(cases), rounds)
-    start = (number - 1) * base + min(number - 1, rest)
-    return list(cases[start : start + base + (number <= rest)])
-
-
-def seen(cases: Sequence[EvalCase], rounds: int, number: int) -> list[EvalCase]:
-    """Return the records of all rounds up to ``number``."""
-    return [case for done in range(1, number + 1) for case in slot(cases, rounds, done)]
+    starts = [number * base + min(number, rest) for number in range(rounds + 1)]
+    return [list(cases[start:end]) for start, end in pairwise(starts)]

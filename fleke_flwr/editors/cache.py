@@ -1,4 +1,8 @@
-"""Target vectors kept for the process, so that no request is optimised twice on the same state."""
+"""Target vectors kept, so that no request is optimised twice on the same state.
+
+They are kept for the process, and in a file where the client keeps results: edits can then be
+withdrawn, and a round run again, without optimising anything.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,19 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
+from fleke_flwr.artifacts import read_tensors, write_tensors
 from fleke_flwr.editors.base import Editor, Targets
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Progress
 from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 
-_Key = tuple[str, str, str, str, str, str]
-_KEPT: dict[_Key, tuple[Targets, float]] = {}
+_KEPT: dict[str, tuple[Targets, float]] = {}
+_PARTS = ("vectors", "initial", "losses", "steps")
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,7 @@ def targets_cached(
         Passed on.
 
     """
-    recipe = _recipe(editor)
-    keys = [
-        (model.fingerprint, state, recipe, request.prompt, request.subject, request.target)
-        for request in requests
-    ]
+    keys = target_keys(editor, model, state, requests)
     missing = {
         key: request for key, request in zip(keys, requests, strict=True) if key not in _KEPT
     }
@@ -78,20 +80,68 @@ def targets_cached(
         _KEPT[key] = (new.rows([row]), seconds / len(missing))
     if not keys:
         return Found(new, 0, 0, 0.0)
-    found = [_KEPT[key][0] for key in keys]
-    joined = Targets(
-        vectors=torch.cat([targets.vectors for targets in found]),
-        initial=torch.cat([targets.initial for targets in found]),
-        losses=torch.cat([targets.losses for targets in found]),
-        steps=torch.cat([targets.steps for targets in found]),
-    )
     worth = sum(_KEPT[key][1] for key in keys)
-    return Found(joined, len(missing), len(keys) - len(missing), worth)
+    return Found(_joined(keys), len(missing), len(keys) - len(missing), worth)
+
+
+def target_keys(
+    editor: Editor, model: EditableModel, state: str, requests: Sequence[EditRequest]
+) -> list[str]:
+    """Name the targets of requests by a hash of all that they depend on."""
+    about = [model.fingerprint, state, _recipe(editor)]
+    return [
+        hashlib.sha256(
+            json.dumps([*about, request.prompt, request.subject, request.target]).encode()
+        ).hexdigest()
+        for request in requests
+    ]
+
+
+def save_targets(path: Path, keys: Sequence[str]) -> None:
+    """Add kept targets to a file, whose rows are named by hashes and hold no text."""
+    known = _read(path) if path.is_file() else {}
+    new = [key for key in dict.fromkeys(keys) if key not in known]
+    if not new:
+        return
+    rows = {**known, **{key: _KEPT[key] for key in new}}
+    tensors = {
+        part: torch.cat([getattr(targets, part) for targets, _ in rows.values()]) for part in _PARTS
+    }
+    tensors["seconds"] = torch.tensor([seconds for _, seconds in rows.values()])
+    write_tensors(path, tensors, {"schema": 1, "keys": list(rows)})
+
+
+def recall_targets(path: Path) -> int:
+    """Know the targets of a file from now on; return how many it holds.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or damaged.
+    """
+    rows = _read(path)
+    for key, row in rows.items():
+        _KEPT.setdefault(key, row)
+    return len(rows)
 
 
 def forget_targets() -> None:
     """Drop all kept targets."""
     _KEPT.clear()
+
+
+def _read(path: Path) -> dict[str, tuple[Targets, float]]:
+    tensors, metadata = read_tensors(path)
+    whole = Targets(*(tensors[part] for part in _PARTS))
+    return {
+        key: (whole.rows([row]), float(tensors["seconds"][row]))
+        for row, key in enumerate(metadata["keys"])
+    }
+
+
+def _joined(keys: Sequence[str]) -> Targets:
+    found = [_KEPT[key][0] for key in keys]
+    return Targets(*(torch.cat([getattr(targets, part) for targets in found]) for part in _PARTS))
 
 
 def _recipe(editor: Editor) -> str:

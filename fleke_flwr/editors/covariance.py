@@ -1,8 +1,9 @@
 """What the edited projections already store: second moments ``E[k k^T]`` of their inputs.
 
 The sums are streamed in float64, a checkpoint is kept on the way, and finished moments are cached
-by content: the model's fingerprint, the corpus, the number of tokens and the module. Departs from
-the released codes, which accumulate in float32 and cache by the model's name.
+by content: the model's fingerprint, the corpus, the number of tokens and the module. They stay on
+disk until one is asked for. Departs from the released codes, which accumulate in float32 and cache
+by the model's name.
 
 Letters: ``f`` input width of a projection.
 """
@@ -21,18 +22,18 @@ from torch import Tensor
 
 from fleke_flwr.artifacts import read_tensors, write_tensors
 from fleke_flwr.config import CovarianceConfig
+from fleke_flwr.editors.stored import MomentBlock, StoredMoments, load_moment
 from fleke_flwr.errors import ConfigError, DataError, StatisticsError
-from fleke_flwr.linalg import Prior
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import run_block_at, run_blocks, segment
 from fleke_flwr.models.hooks import captured_keys
 from fleke_flwr.models.tokens import pad_batch
+from fleke_flwr.prior import Prior
 from fleke_flwr.progress import Progress
 
 PHASE = "covariance"
 _BATCH_TOKENS = 8192
 _CHECKPOINT_TOKENS = 50_000
-_PRIORS: dict[tuple[str, float], Prior] = {}
 
 
 def second_moments(
@@ -42,7 +43,7 @@ def second_moments(
     tokens: int,
     cache_dir: Path,
     progress: Progress,
-) -> dict[str, Tensor]:
+) -> Mapping[str, Tensor]:
     """Return ``E[k k^T] (f, f)`` in float64 for the projections of some layers.
 
     Parameters
@@ -63,8 +64,8 @@ def second_moments(
 
     Returns
     -------
-    dict[str, Tensor]
-        By module name.
+    Mapping[str, Tensor]
+        By module name; a moment is read from its file whenever it is asked for.
 
     Raises
     ------
@@ -75,59 +76,35 @@ def second_moments(
     run = _Run(model, layers, tokens, _corpus_hash(corpus), cache_dir)
     missing = [layer for layer in layers if not run.path(layer).is_file()]
     if missing:
-        for layer, moment in _stream(model, corpus, missing, run, progress).items():
+        sums = _stream(model, corpus, missing, run, progress)
+        for layer in missing:
+            moment = sums.by_layer.pop(layer).div_(sums.count)
             write_tensors(run.path(layer), {"moment": moment}, run.metadata(layer))
         run.checkpoint(missing).unlink(missing_ok=True)
-    moments = {}
     for layer in layers:
+        load_moment(run.path(layer), model.fingerprint, model.module_name(layer))
         if layer not in missing:
             progress.line(f"covariance reused from {run.path(layer)}")
-        moments[model.module_name(layer)] = load_moment(run.path(layer), model, layer)
-    return moments
-
-
-def load_moment(path: Path, model: EditableModel, layer: int) -> Tensor:
-    """Read one cached moment ``(f, f)``.
-
-    Raises
-    ------
-    StatisticsError
-        If it belongs to another model or another projection.
-    DataError
-        If the file is missing or damaged.
-    """
-    tensors, metadata = read_tensors(path)
-    found = (metadata.get("fingerprint"), metadata.get("module"))
-    wanted = (model.fingerprint, model.module_name(layer))
-    if found != wanted or "moment" not in tensors:
-        raise StatisticsError(
-            f"{path}: covariance of module {found[1]} of model {found[0]}, but module {wanted[1]} "
-            f"of model {wanted[0]} is needed; delete the file or use another cache-dir"
-        )
-    return tensors["moment"]
+    paths = {model.module_name(layer): run.path(layer) for layer in layers}
+    return StoredMoments(model.fingerprint, paths)
 
 
 def priors(moments: Mapping[str, Tensor], ridge_weight: float) -> dict[str, Prior]:
-    """Return the factored prior ``C = lambda E[k k^T]`` of every module.
+    """Return the prior ``C = lambda E[k k^T]`` of every module.
 
-    Factors are kept for the process, by content.
+    A prior is factored when its factor is first needed. The process keeps as many factors as fit
+    into its budget and makes the others again.
 
     Raises
     ------
     StatisticsError
-        If the weight is not positive, or a moment cannot be factored.
+        If the weight is not positive; later, if a moment cannot be factored.
     """
     if ridge_weight <= 0:
         raise StatisticsError(
             f"edit.ridge-weight = {ridge_weight:g}: the prior needs a positive weight"
         )
-    found = {}
-    for module, moment in moments.items():
-        key = (hashlib.sha256(moment.contiguous().numpy().data).hexdigest(), ridge_weight)
-        if key not in _PRIORS:
-            _PRIORS[key] = Prior.from_matrix(ridge_weight * moment)
-        found[module] = _PRIORS[key]
-    return found
+    return {module: Prior.of([MomentBlock(moments, module, ridge_weight)]) for module in moments}
 
 
 def corpus_texts(model: EditableModel, config: CovarianceConfig) -> list[str]:
@@ -226,7 +203,7 @@ def _stream(
     layers: Sequence[int],
     run: _Run,
     progress: Progress,
-) -> dict[int, Tensor]:
+) -> _Sums:
     path = run.checkpoint(layers)
     sums = _Sums.start(model, layers, path)
     progress.start(PHASE, run.tokens)
@@ -244,7 +221,7 @@ def _stream(
         raise StatisticsError("the covariance corpus holds no token; give covariance.corpus")
     if sums.count < run.tokens:
         progress.line(f"covariance from {sums.count} tokens: the corpus holds no more")
-    return {layer: matrix / sums.count for layer, matrix in sums.by_layer.items()}
+    return sums
 
 
 def _batches(model: EditableModel, texts: Sequence[str], tokens: int) -> Iterator[list[list[int]]]:

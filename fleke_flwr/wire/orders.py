@@ -15,6 +15,8 @@ from fleke_flwr.types import LayerUpdate
 from fleke_flwr.values import Scalar
 from fleke_flwr.wire.tensors import SCHEMA, pack_tensors, read_json, unpack_tensors
 
+ALL_EDITS, WITHDRAWN, ADDED = "all", "withdrawn", "added"
+
 
 @dataclass(frozen=True)
 class TrainOrder:
@@ -24,8 +26,10 @@ class TrainOrder:
     ----------
     spec : EditSpec
         The shared recipe.
-    round, exchange : int
-        Round (from 1) and exchange inside it (from 0).
+    variant : str
+        Name of the variant that runs, under which clients keep what they remember.
+    round, sweep, exchange : int
+        Round (from 1), sweep inside it and exchange inside the sweep (from 0).
     rounds : int
         Number of rounds the clients' records are spread over.
     settings : Mapping[str, Scalar]
@@ -37,13 +41,22 @@ class TrainOrder:
     encoding, dtype : str
         How statistics are sent.
     round_state : str
-        Fingerprint of the state at the start of the round, to which target vectors belong.
+        Fingerprint of the state at the start of the sweep, to which target vectors belong.
+    on_base : bool
+        Whether the statistics are those of the unedited model, whatever state is sent.
+    cumulative : bool
+        Whether the requests of all rounds so far are meant, not of this one alone.
+    part : str
+        ``all`` of these requests, or what a settled conflict takes back (``withdrawn``) or adds
+        (``added``).
     options : Mapping[str, Scalar]
         What the strategy itself asks of its clients.
     """
 
     spec: EditSpec
+    variant: str
     round: int
+    sweep: int
     exchange: int
     rounds: int
     settings: Mapping[str, Scalar]
@@ -52,6 +65,9 @@ class TrainOrder:
     encoding: str
     dtype: str
     round_state: str
+    on_base: bool = False
+    cumulative: bool = False
+    part: str = ALL_EDITS
     options: Mapping[str, Scalar] = field(default_factory=dict)
 
 

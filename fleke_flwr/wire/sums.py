@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from flwr.app import MetricRecord
+from flwr.app import MetricRecord, RecordDict
 
 from fleke_flwr.errors import PayloadError
 
@@ -12,7 +12,9 @@ from fleke_flwr.errors import PayloadError
 Sums = Mapping[str, tuple[float, float, int]]
 # Metric records of a reply: this followed by the group of records that was measured.
 MEASUREMENTS = "measurements-"
-OWN, ALL, RECEIVED = "own", "all", "received"
+OWN, ALL, RECEIVED, FIRST = "own", "all", "received", "first"
+# Groups that are measured when conflicts are settled.
+PAIRS, UNRELATED = "pairs", "unrelated"
 
 
 def write_sums(sums: Sums) -> MetricRecord:
@@ -40,6 +42,29 @@ def read_sums(record: MetricRecord) -> dict[str, tuple[float, float, int]]:
             raise PayloadError(f"measurement {name!r} is not finite")
         sums[name] = (total, squares, int(count))
     return sums
+
+
+def write_groups(groups: Mapping[str, Sums]) -> RecordDict:
+    """Pack the measurements of several groups of records; the caller adds ``metrics``."""
+    return RecordDict({f"{MEASUREMENTS}{name}": write_sums(sums) for name, sums in groups.items()})
+
+
+def read_groups(content: RecordDict) -> dict[str, Sums]:
+    """Unpack :func:`write_groups`.
+
+    Raises
+    ------
+    PayloadError
+        If there are none, or one is malformed.
+    """
+    found: dict[str, Sums] = {
+        name.removeprefix(MEASUREMENTS): read_sums(record)
+        for name, record in content.metric_records.items()
+        if name.startswith(MEASUREMENTS)
+    }
+    if not found:
+        raise PayloadError("the reply holds no measurements")
+    return found
 
 
 def add_sums(

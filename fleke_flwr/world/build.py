@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from fleke_flwr.errors import WorldError
+from fleke_flwr.errors import DataError, WorldError
 from fleke_flwr.progress import Progress, Silent
 from fleke_flwr.world.card import write_report, write_settings
 from fleke_flwr.world.checks import locality_recall, record_recall, world_recall
+from fleke_flwr.world.conflicts import build_from_conflicts
 from fleke_flwr.world.entries import Schema
 from fleke_flwr.world.facts import FactsConfig, build_facts
 from fleke_flwr.world.plans import Checks, Plan, embedded_plan, questions_plan, records_plan
@@ -65,8 +64,8 @@ def train_on_records(
     output: Path,
     *,
     text: Path | None = None,
+    templates: Path | None = None,
     minutes: float = 30.0,
-    threads: int | None = None,
     progress: Progress = _SILENT,
 ) -> dict[str, Any]:
     """Train a model on the true facts that the records of a file imply.
@@ -74,15 +73,16 @@ def train_on_records(
     Parameters
     ----------
     records : Path
-        JSON or JSON Lines in the CounterFact or zsRE schema, gzipped or not.
+        JSON or JSON Lines in the schema of CounterFact, zsRE or CollabEdit's conflicts, gzipped
+        or not.
     output : Path
         Directory of the model.
     text : Path or None
         Prose to mix in; generated sentences without it.
+    templates : Path or None
+        For conflicts: further phrasings of their relations, as JSON lists by relation.
     minutes : float
         Time limit of the training.
-    threads : int or None
-        CPU threads; one is fastest on busy cores. ``None`` leaves torch's setting.
 
     Returns
     -------
@@ -92,18 +92,30 @@ def train_on_records(
     Raises
     ------
     DataError
-        If a file cannot be read.
+        If a file cannot be read, or templates are given with records that have their own.
     WorldError
         If too few prompts can be taken apart, or the model does not know its facts.
     """
-    if schema_of(records) is Schema.ZSRE:
-        world = build_from_questions(records, text)
-        plan = questions_plan(world, records.name, minutes)
-    else:
+    world, plan = _planned(records, text, templates, minutes)
+    return build(world, plan, output, progress)
+
+
+def _planned(
+    records: Path, text: Path | None, templates: Path | None, minutes: float
+) -> tuple[World, Plan]:
+    schema = schema_of(records)
+    if templates is not None and schema is not Schema.CONFLICT:
+        raise DataError(
+            f"{records}: {schema} records bring their own phrasings; leave {templates} out"
+        )
+    if schema is Schema.COUNTERFACT:
         world = build_from_records(records, text)
-        plan = records_plan(world, records.name, minutes)
-    with _threads(threads):
-        return build(world, plan, output, progress)
+        return world, records_plan(world, records.name, minutes)
+    if schema is Schema.ZSRE:
+        world = build_from_questions(records, text)
+    else:
+        world = build_from_conflicts(records, text, templates)
+    return world, questions_plan(world, records.name, minutes)
 
 
 def build(world: World, plan: Plan, output: Path, progress: Progress = _SILENT) -> dict[str, Any]:
@@ -192,14 +204,3 @@ def _finish(
             f"{output}: the model is saved but not ready: {report['reason']}; allow more minutes"
         )
     return report
-
-
-@contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count is not None:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -8,7 +8,6 @@ from typing import Any
 
 from fleke_flwr.errors import DataError
 
-_MARKS = {"CounterFact": "requested_rewrite", "zsRE": "src"}
 _QUESTION_TEXTS = ("subject", "src", "loc", "loc_ans")
 
 
@@ -17,14 +16,24 @@ class Schema(StrEnum):
 
     COUNTERFACT = "CounterFact"
     ZSRE = "zsRE"
+    CONFLICT = "conflict"
+
+
+_MARKS = {
+    Schema.COUNTERFACT: ("requested_rewrite",),
+    Schema.ZSRE: ("src",),
+    Schema.CONFLICT: ("edit", "conflict_object"),
+}
 
 
 def schema_of_record(record: Any) -> Schema | None:
     """Return the schema that a record is written in, as far as its fields tell."""
-    if isinstance(record, Mapping):
-        for schema in Schema:
-            if _MARKS[schema] in record:
-                return schema
+    for schema in Schema:
+        inner: Any = record
+        for mark in _MARKS[schema]:
+            inner = inner.get(mark) if isinstance(inner, Mapping) else None
+        if inner is not None:
+            return schema
     return None
 
 
@@ -42,12 +51,18 @@ def check_entry(where: str, record: Any, schema: Schema) -> None:
         raise DataError(
             f"{where}: a {other} record in a file of {schema} records; give one file per schema"
         )
-    texts = _rewrite(where, record) if schema is Schema.COUNTERFACT else _question(where, record)
+    texts = _TEXTS[schema](where, record)
     for name, value in texts.items():
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}: {name} is {value!r}; write a text")
-    if schema is Schema.COUNTERFACT and texts["prompt"].count("{}") != 1:
-        raise DataError(f"{where}: prompt {texts['prompt']!r} needs exactly one slot '{{}}'")
+    for name in ("prompt", "query"):
+        if name in texts and texts[name].count("{}") != 1:
+            raise DataError(f"{where}: {name} {texts[name]!r} needs exactly one slot '{{}}'")
+
+
+def label(value: Any) -> Any:
+    """Return the text of an object of the conflict schema, which may be the object's ``label``."""
+    return value["label"] if isinstance(value, Mapping) else value
 
 
 def _rewrite(where: str, record: Any) -> dict[str, Any]:
@@ -83,3 +98,20 @@ def _question(where: str, record: Any) -> dict[str, Any]:
         if not isinstance(value, str):
             raise DataError(f"{where}: {name} is {value!r}; write a text")
     return texts | {f"answers[{place}]": answer for place, answer in enumerate(answers)}
+
+
+def _conflict(where: str, record: Any) -> dict[str, Any]:
+    try:
+        edit = record["edit"]
+        return {name: edit["relation"][name] for name in ("id", "prompt", "query")} | {
+            name: label(edit[name])
+            for name in ("subject", "new_object", "object", "conflict_object")
+        }
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"{where}: {error} is missing; a conflict record needs edit with relation (id, prompt, "
+            "query), subject, new_object, object and conflict_object"
+        ) from error
+
+
+_TEXTS = {Schema.COUNTERFACT: _rewrite, Schema.ZSRE: _question, Schema.CONFLICT: _conflict}

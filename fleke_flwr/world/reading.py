@@ -1,4 +1,4 @@
-"""Read a file of records in the CounterFact or zsRE schema, and plain text."""
+"""Read a file of records in one of the schemas, and plain text."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def schema_of(path: Path) -> Schema:
     if schema is None:
         raise DataError(
             f"{path}, {places[0]}: neither requested_rewrite, as in CounterFact, nor src, as in "
-            "zsRE, is a field of it; give records in one of these schemas"
+            "zsRE, nor edit with a conflict_object, as in CollabEdit, is a field of it; give "
+            "records in one of these schemas"
         )
     return schema
 
@@ -97,7 +98,9 @@ def _read_content(path: Path) -> tuple[list[Any], list[str]]:
     else:
         content, places = _read_lines(path, text)
     if not content:
-        raise DataError(f"{path}: no records; give a file in the CounterFact or zsRE schema")
+        raise DataError(
+            f"{path}: no records; give a file in a schema of CounterFact, zsRE or CollabEdit"
+        )
     return content, places
 
 

@@ -63,9 +63,26 @@ def build_from_questions(
     WorldError
         If too few of the questions name their subject.
     """
+    return world_of_questions(path, read_records(path, Schema.ZSRE), text, config)
+
+
+def world_of_questions(
+    path: Path,
+    read: Sequence[Record],
+    text: Path | None = None,
+    config: QuestionsConfig | None = None,
+) -> World:
+    """Derive the world of records that have been read or made; ``path`` is for messages.
+
+    Raises
+    ------
+    DataError
+        If the text cannot be read.
+    WorldError
+        If too few of the questions name their subject.
+    """
     config = config or QuestionsConfig()
     rng = random.Random(config.seed)
-    read = read_records(path, Schema.ZSRE)
     counts: Counter[str] = Counter(records=len(read))
     questions = take_apart(path, read, config.least_usable, counts)
     relations = group_templates(

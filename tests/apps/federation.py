@@ -41,6 +41,7 @@ def run_config(model: Path, records: Path, directory: Path, **settings: Any) -> 
         "model.name": str(model),
         "model.dtype": "float64",
         "data.path": str(records),
+        "mode": "joint",
         "data.partition": "relation",
         "clients": 3,
         "covariance.tokens": 2000,

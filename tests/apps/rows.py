@@ -94,6 +94,64 @@ def personal_row(
     return row
 
 
+def remembering(row: dict[str, Any], memory: str, first: dict[int, float | None]) -> dict[str, Any]:
+    """Let a row have been asked for the records of round 1, with these scores by round."""
+    row["memory"] = memory
+    for entry in row["history"]:
+        score = first.get(entry["round"])
+        quality = {"score": score, "score_ci95": None if score is None else 4.0}
+        entry["first"] = {**entry["quality"], **quality}
+    row["final_first"] = row["history"][-1]["first"]
+    return row
+
+
+def overlapping(
+    row: dict[str, Any], shared: list[list[float | None]], known: list[int], skipped: int = 0
+) -> dict[str, Any]:
+    """Let a row's clients have looked for edits that are known, ``known`` in each round."""
+    row["overlap"] = {
+        "threshold": 0.1,
+        "looked_at": 40,
+        "residual": 0.0526,
+        "predicted_residual": None,
+        "known": sum(known),
+        "skipped": skipped,
+        "clients": list(range(len(shared))),
+        "shared": shared,
+    }
+    for entry, count in zip(row["history"], known, strict=True):
+        entry["counts"] = {"known": count, "skipped": 0}
+    return row
+
+
+def conflicting(row: dict[str, Any], **counts: Any) -> dict[str, Any]:
+    """Let a row have settled twenty conflicts, with the margins of CollabEdit's table 4."""
+    unrelated = {"score": 80.0, "score_ci95": 2.5}
+    row["conflicts"] = {
+        "policy": "latest",
+        "losers": 1040,
+        "disputed": 20,
+        "withdrawn": 19,
+        "strengthened": 18,
+        "before": {
+            "pairs": 20,
+            "margin": -18.1,
+            "pair_success": 37.0,
+            "top1_success": 30.0,
+            "unrelated": unrelated,
+        },
+        "after": {
+            "pairs": 20,
+            "margin": 17.6,
+            "pair_success": 77.6,
+            "top1_success": 70.0,
+            "unrelated": {**unrelated, "score": 79.0},
+        },
+        **counts,
+    }
+    return row
+
+
 def zsre(row: dict[str, Any], **tokens: Any) -> dict[str, Any]:
     """Let a row have what zsRE records allow: its measurements by token."""
     known = {**dict.fromkeys(QUALITY), **TOKENS, "score_tokens_ci95": 0.5, **tokens}

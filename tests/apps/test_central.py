@@ -43,7 +43,13 @@ def test_a_central_edit_is_what_the_bound_does(
     assert (tmp_path / "central" / "report.html").is_file()
     records = tmp_path / "records.jsonl"
     config = run_config(
-        tiny_gpt2, records, tmp_path, clients=2, strategy="global", data__partition="contiguous"
+        tiny_gpt2,
+        records,
+        tmp_path,
+        clients=2,
+        mode="anticipated",
+        strategy="global",
+        data__partition="contiguous",
     )
     federation(config)[0].run()
     ours = EditState.load(tmp_path / "central" / "edits.safetensors")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import csv
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +17,20 @@ from fleke_flwr.apps.report_picture import DARK, LIGHT
 from fleke_flwr.apps.report_rounds import score_by_round, seconds_by_slot
 from fleke_flwr.apps.report_sweep import score_by_value
 from fleke_flwr.errors import DataError
-from tests.apps.rows import made_row, personal_row, write_comparison, zsre
-
-
-class Tables(HTMLParser):
-    """Collect the text of every table cell, row by row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self._inside = False
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self._inside = True
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._inside = False
-
-    def handle_data(self, data: str) -> None:
-        if self._inside:
-            self.rows[-1][-1] += data
+from tests.apps.pages import cells_of, numbers_in
+from tests.apps.rows import (
+    conflicting,
+    made_row,
+    overlapping,
+    personal_row,
+    remembering,
+    write_comparison,
+    zsre,
+)
 
 
 def _cells(page: Path) -> list[list[str]]:
-    tables = Tables()
-    tables.feed(page.read_text(encoding="utf-8"))
-    return tables.rows
-
-
-def _numbers(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return cells_of(page.read_text(encoding="utf-8"))
 
 
 def _study(key: str, values: tuple[Any, ...], rounds: int = 1) -> list[dict[str, Any]]:
@@ -120,7 +96,7 @@ def test_pictures_are_drawn_for_light_and_dark(comparison: Path) -> None:
 
 def test_the_numbers_lie_beside_the_pictures(comparison: Path) -> None:
     render(comparison)
-    numbers = {row["strategy"]: row for row in _numbers(comparison / "report" / "score.csv")}
+    numbers = {row["strategy"]: row for row in numbers_in(comparison / "report" / "score.csv")}
     assert numbers["collabedit"]["score"] == "96.8"
     assert numbers["ties"]["same_subject"] == ""
     assert {path.name for path in (comparison / "report").glob("*.svg")} == {
@@ -141,7 +117,7 @@ def test_a_sweep_is_drawn_over_the_number_of_edits(said: bool, tmp_path: Path) -
     directory = write_comparison(tmp_path, rows)
     page = render(directory).read_text(encoding="utf-8")
     assert "Score against the number of edits" in page
-    numbers = _numbers(directory / "report" / "sweep.csv")
+    numbers = numbers_in(directory / "report" / "sweep.csv")
     assert [(row["edits"], row["at"]) for row in numbers] == [("10", "10.0")] * 2 + [
         ("20", "20.0")
     ] * 2
@@ -208,8 +184,8 @@ def test_records_of_zsre_have_their_own_columns(tmp_path: Path) -> None:
     cells = _cells(page)
     assert cells[0][2:6] == ["Score", "EA", "PA", "NA"]
     assert cells[2][2:4] == ["50.5 ± 0.5 [100.0 %]", "92.9 [100.0 %]"]
-    assert _numbers(tmp_path / "report" / "score.csv")[0]["score"] == "50.5"
-    assert _numbers(tmp_path / "report" / "rounds.csv")[0]["score"] == "50.5"
+    assert numbers_in(tmp_path / "report" / "score.csv")[0]["score"] == "50.5"
+    assert numbers_in(tmp_path / "report" / "rounds.csv")[0]["score"] == "50.5"
 
 
 def test_a_sweep_of_the_condition_shows_what_was_taken(tmp_path: Path) -> None:
@@ -218,13 +194,13 @@ def test_a_sweep_of_the_condition_shows_what_was_taken(tmp_path: Path) -> None:
     page = render(directory).read_text(encoding="utf-8")
     assert "Score against fededit.alpha" in page
     assert "fededit.alpha = 0.4" in page
-    numbers = _numbers(directory / "report" / "sweep.csv")
+    numbers = numbers_in(directory / "report" / "sweep.csv")
     assert numbers[0] == {
         "strategy": "fededit", "editor": "memit", "alpha": "0.2", "at": "0.2",
         "score": "85.1", "score_all": "60.0", "taken": "75.0",
     }  # fmt: skip
     assert (numbers[1]["taken"], numbers[3]["taken"]) == ("100.0", "")
-    assert len(_numbers(directory / "report" / "seconds.csv")) == 8
+    assert len(numbers_in(directory / "report" / "seconds.csv")) == 8
 
 
 @pytest.mark.parametrize(
@@ -242,7 +218,7 @@ def test_a_setting_of_any_kind_is_swept(key: str, values: tuple[Any, ...], tmp_p
     rows = _study(key, values)
     directory = write_comparison(tmp_path, rows)
     assert f"swept: {key}" in render(directory).read_text(encoding="utf-8")
-    assert len(_numbers(directory / "report" / "sweep.csv")) == 8 * len(values)
+    assert len(numbers_in(directory / "report" / "sweep.csv")) == 8 * len(values)
 
 
 def test_numbers_stand_by_size_and_words_in_order() -> None:
@@ -260,10 +236,10 @@ def test_slots_say_whether_they_cost_more_and_more(tmp_path: Path) -> None:
             record["quality"] = record["quality"] if place != 1 else None
     directory = write_comparison(tmp_path, rows)
     assert "Seconds of each time slot" in render(directory).read_text(encoding="utf-8")
-    slots = _numbers(directory / "report" / "slots.csv")
+    slots = numbers_in(directory / "report" / "slots.csv")
     assert [row["reedit"] for row in slots[:3]] == ["0.0", "0.5", "1.0"]
     assert {row["strategy"] for row in slots} == {"fededit", "fededit_no_condition"}
-    assert [row["score"] for row in _numbers(directory / "report" / "rounds.csv")][:3] == [
+    assert [row["score"] for row in numbers_in(directory / "report" / "rounds.csv")][:3] == [
         "85.1", "", "85.1",
     ]  # fmt: skip
 
@@ -296,7 +272,32 @@ def test_rows_that_were_hardly_measured_have_a_report(tmp_path: Path) -> None:
     page = render(write_comparison(tmp_path, rows)).read_text(encoding="utf-8")
     assert "Records taken over" not in page
     assert "Bytes against quality" not in page
-    assert _numbers(tmp_path / "report" / "score.csv")[0]["score_all"] == ""
+    assert numbers_in(tmp_path / "report" / "score.csv")[0]["score_all"] == ""
+
+
+def test_what_only_some_runs_look_into_has_sections_of_its_own(tmp_path: Path) -> None:
+    row = remembering(made_row("collabedit", rounds=2), "dynamic", {1: 90.0, 2: 80.0})
+    row = conflicting(overlapping(row, [[1.0, 0.5], [0.25, 1.0]], [0, 3]))
+    directory = write_comparison(tmp_path / "all", [row, made_row("global")])
+    text = render(directory).read_text(encoding="utf-8")
+    titles = [f"<h2>{title}</h2>" for title in ("Forgetting", "Overlap", "Conflicts", "Clients")]
+    assert sorted(map(text.index, titles)) == list(map(text.index, titles))
+    files = {path.name for path in (directory / "report").iterdir()}
+    assert {"forgetting.svg", "forgetting-dark.svg", "overlap.csv"} <= files
+    plain = render(write_comparison(tmp_path / "none", [made_row("collabedit", rounds=2)]))
+    assert not any(title in plain.read_text(encoding="utf-8") for title in titles[:3])
+
+
+def test_messages_and_sweeps_are_columns_where_they_differ(tmp_path: Path) -> None:
+    rows = [made_row("collabedit"), made_row("ties"), made_row("edit_avg")]
+    rows[0].update(messages=6, sweeps=1)
+    rows[1].update(messages=1, sweeps=1)
+    cells = _cells(render(write_comparison(tmp_path, rows)))
+    assert cells[0][-4:] == ["messages", "sweeps", "client sends", "s"]
+    found = {row[0].split()[0]: row[-4:-2] for row in cells[1:5]}
+    assert found == {
+        "before": ["", ""], "collabedit": ["6", "1"], "ties": ["1", "1"], "edit_avg": ["-", "-"],
+    }  # fmt: skip
 
 
 def test_names_cannot_inject_markup(tmp_path: Path) -> None:
@@ -318,6 +319,7 @@ def test_left_out_records_are_reported(comparison: Path) -> None:
 def test_a_picture_is_the_same_every_time() -> None:
     picture = score_bars([made_row("collabedit"), made_row("global")])
     assert picture.svg(LIGHT) == picture.svg(LIGHT)
+    assert picture.png().startswith(b"\x89PNG")
 
 
 def test_a_strategy_of_somebody_else_keeps_its_colour() -> None:

@@ -113,6 +113,30 @@ def test_personal_models_have_a_column_for_everybodys_records() -> None:
     assert _line(_shown([personal_row(everybody=None)]), "fededit")[place] == "-"
 
 
+def test_messages_and_sweeps_are_columns_where_rows_differ() -> None:
+    rows = [made_row("collabedit"), made_row("global")]
+    assert "messages" not in "".join(_shown(rows))
+    rows[0].update(messages=6, sweeps=2)
+    rows[1].update(messages=1, sweeps=2)
+    lines = _shown(rows)
+    header = next(line for line in lines if line.startswith("strategy")).split()
+    assert header[-3:] == ["messages", "sends", "s"]
+    assert "sweeps" not in "".join(lines)
+    assert _line(lines, "collabedit")[-4:] == ["6", "1.0", "MiB", "12.3"]
+    assert _line(lines, "global (bound)")[-3:] == ["1", "-", "12.3"]
+    del rows[1]["messages"]
+    assert _line(_shown(rows), "global (bound)")[-3:] == ["-", "-", "12.3"]
+
+
+def test_swept_sweeps_are_one_column() -> None:
+    rows = [made_row("collabedit", settings={"sweeps": count}) for count in (1, 3)]
+    for row, count in zip(rows, (1, 3), strict=True):
+        row["sweeps"] = count
+    lines = _shown(rows)
+    assert "".join(lines).count("sweeps") == 1
+    assert _line(lines, "collabedit", 1)[1] == "3"
+
+
 def test_what_taking_over_vectors_has_saved_is_said() -> None:
     lines = _shown([personal_row(selected=30), personal_row("fededit_no_condition", selected=0)])
     start = next(place for place, line in enumerate(lines) if "optimisations saved" in line)

@@ -143,3 +143,17 @@ def test_the_owner_stands_at_the_top_of_a_counterfact_record() -> None:
 def test_a_name_is_a_text_or_a_whole_number(key: str, wrong: object) -> None:
     with pytest.raises(RequestError, match=f"'{key}' is .*; a text or a whole number is needed"):
         read(user(**{key: wrong}))
+
+
+def test_a_user_may_name_a_rival() -> None:
+    assert read(user(rival=" Borvik ")).rival == "Borvik"
+    assert read(user()).rival == read(user(rival=None)).rival == ""
+
+
+@pytest.mark.parametrize(
+    ("rival", "message"),
+    [(7, "'rival' is 7; a text is needed"), ("arlen", "'rival' is 'arlen', which is the target")],
+)
+def test_a_rival_is_another_text(rival: object, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        read(user(rival=rival))

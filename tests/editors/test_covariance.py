@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import gzip
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from fleke_flwr.config import CovarianceConfig
 from fleke_flwr.editors import covariance
-from fleke_flwr.editors.covariance import corpus_texts, load_moment, priors, second_moments
+from fleke_flwr.editors.covariance import corpus_texts, priors, second_moments
 from fleke_flwr.errors import ConfigError, DataError, StatisticsError
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Silent
@@ -121,11 +123,12 @@ def test_another_models_covariance_is_refused(
 ) -> None:
     second_moments(model, texts, [1], 100, tmp_path, Silent())
     (path,) = tmp_path.iterdir()
-    assert load_moment(path, model, 1).shape == (model.input_width(1),) * 2
-    with pytest.raises(StatisticsError, match="of model ffffffffffffffff is needed"):
-        load_moment(path, replace(model, fingerprint="f" * 16), 1)
-    with pytest.raises(StatisticsError, match="delete the file"):
-        load_moment(path, model, 2)
+    moment = load_file(path)["moment"]
+    for fingerprint, module in (("f" * 16, model.module_name(1)), (model.fingerprint, "other")):
+        foreign = {"json": json.dumps({"fingerprint": fingerprint, "module": module})}
+        save_file({"moment": moment}, path, metadata=foreign)
+        with pytest.raises(StatisticsError, match=r"is needed; delete the file"):
+            second_moments(model, texts, [1], 100, tmp_path, Silent())
 
 
 def test_short_corpus_is_said(model: EditableModel, tmp_path: Path) -> None:
@@ -143,14 +146,23 @@ def test_long_texts_are_cut(tiny_gpt2: Path, load_tiny: LoadTiny, tmp_path: Path
     assert sum(lines.amounts) == model.max_positions
 
 
-def test_priors_are_weighted_and_kept() -> None:
+def test_a_moment_is_written_once_and_read_when_asked_for(
+    model: EditableModel, texts: list[str], tmp_path: Path
+) -> None:
+    moments = second_moments(model, texts, [0, 2], 100, tmp_path, Silent())
+    assert len(moments) == 2
+    first, second = (moments[model.module_name(0)] for _ in range(2))
+    assert first is not second
+    assert torch.equal(first, second)
+    with pytest.raises(KeyError):
+        moments["another"]
+
+
+def test_priors_are_weighted() -> None:
     torch.manual_seed(0)
     root = torch.randn(6, 20, dtype=torch.float64)
     moments = {"a": root @ root.T / 20}
-    first = priors(moments, 7.0)["a"]
-    torch.testing.assert_close(first.matrix(), 7.0 * moments["a"])
-    assert priors({"b": moments["a"].clone()}, 7.0)["b"] is first
-    assert priors(moments, 8.0)["a"] is not first
+    torch.testing.assert_close(priors(moments, 7.0)["a"].matrix(), 7.0 * moments["a"])
     with pytest.raises(StatisticsError, match="positive weight"):
         priors(moments, 0.0)
 
