@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -154,12 +154,12 @@ class EditStrategy(FederatedStrategy):
         return [node for node in self._nodes or [] if node.partition not in self._dropped]
 
     def ask(
-        self, nodes: Sequence[Node], kind: str, content: RecordDict
+        self, nodes: Sequence[Node], kind: str, content: Callable[[Node], RecordDict]
     ) -> Iterator[tuple[Node, Message]]:
-        """Send all nodes the same outside the exchanges of a round; yield the good replies."""
+        """Send nodes something outside the exchanges of a round; yield the good replies."""
         assert self._watched is not None  # rounds run inside start
         waiting = {node.node_id: node for node in nodes}
-        messages = [Message(content, node.node_id, kind, group_id=kind) for node in nodes]
+        messages = [Message(content(node), node.node_id, kind, group_id=kind) for node in nodes]
         self._phase(f"{self.label}: {kind.partition('.')[2]}")
         for reply in self._watched.send_and_receive(messages, timeout=self.timeout):
             node = waiting.pop(reply.metadata.src_node_id)

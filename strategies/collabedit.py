@@ -175,7 +175,8 @@ class CollabEdit(EditStrategy):
     def amend(self, round_: int, part: str, nodes: Sequence[Node]) -> None:
         """Ask clients for what they take back or add, and put it into the running sums."""
         expected = self._expected(0, self._reference)
-        for node, reply in self.ask(nodes, "train.edit", self.order_content(round_, part)):
+        order = self.order_content(round_, part)
+        for node, reply in self.ask(nodes, "train.edit", lambda _: order):
             try:
                 payload = wire.read_payload(reply.content, expected)
             except PayloadError as error:

@@ -125,10 +125,13 @@ class Settlement:
         return self._asked(nodes, "query.claims", content, wire.read_claims)
 
     def _tell(self, nodes: Sequence[Node], verdicts: Mapping[int, Verdict]) -> None:
-        for node in nodes:
-            if node.partition in verdicts:
-                content = self._with(wire.write_verdict(verdicts[node.partition]))
-                self._asked([node], "train.verdict", content, lambda _: None)
+        concerned = [node for node in nodes if node.partition in verdicts]
+        for _ in self._strategy.ask(
+            concerned,
+            "train.verdict",
+            lambda node: self._with(wire.write_verdict(verdicts[node.partition])),
+        ):
+            pass
 
     def _judged(self, nodes: Sequence[Node], questions: Sequence[str]) -> dict[str, Sums]:
         content = self._with(wire.write_tags(questions))
@@ -147,7 +150,7 @@ class Settlement:
     ) -> dict[int, _Read]:
         """Ask every node the same; whoever answers nothing readable is named and left out."""
         found: dict[int, _Read] = {}
-        for node, reply in self._strategy.ask(nodes, kind, content):
+        for node, reply in self._strategy.ask(nodes, kind, lambda _: content):
             try:
                 found[node.partition] = reader(reply.content)
             except PayloadError as error:

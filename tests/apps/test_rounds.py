@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import pytest
 import torch
 from flwr.app import Message
 
+from fleke_flwr.apps.client_app import app
+from fleke_flwr.apps.experiment import Experiment
+from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.state import EditState
 from tests.apps.central import (
@@ -20,6 +24,7 @@ from tests.apps.central import (
     stacked_keys,
 )
 from tests.apps.federation import federation, run_config, states, write_records
+from tests.strategies.memory_grid import MemoryGrid
 
 MODES = ["joint", "anticipated", "layer_sync", "frozen"]
 
@@ -74,6 +79,26 @@ def test_layer_sync_is_memit_on_the_union(tiny_gpt2: Path, tmp_path: Path) -> No
     central = Central(experiment.config)
     assert [len(central.requests(client)[0]) for client in range(3)] == [5, 2, 0]
     assert_equal(found, layer_sync(central, lambda _: central.everybody(1), {}))
+
+
+def test_a_request_of_two_clients_counts_twice(tiny_gpt2: Path, tmp_path: Path) -> None:
+    lines = write_records(tmp_path / "all.jsonl", [4]).read_text(encoding="utf-8").splitlines()
+    files = [tmp_path / "first.jsonl", tmp_path / "second.jsonl", tmp_path / "third.jsonl"]
+    for file, held in zip(files, (lines[:3], lines[2:], lines[2:3]), strict=True):
+        file.write_text("\n".join(held) + "\n", encoding="utf-8")
+    config = run_config(tiny_gpt2, files[0], tmp_path, mode="layer_sync")
+    nodes = [{"data-path": str(file)} for file in files]
+    grid = MemoryGrid(app, config.to_flat(), nodes)
+    Experiment(config, grid, Path(config.output_dir)).run()
+    found = EditState.load(Path(config.output_dir) / "edits.safetensors")
+    requests = [
+        case.request
+        for file in files
+        for case in load_cases(replace(config.data, path=str(file))).cases
+    ]
+    assert len(requests) == 6
+    assert len(set(requests)) == 4
+    assert_equal(found, layer_sync(Central(config), lambda _: requests, {}))
 
 
 def test_a_client_lost_between_two_layers_is_out_from_there_on(
