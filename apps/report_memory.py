@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fleke_flwr.apps.report_axes import variant_called, variant_strokes
 from fleke_flwr.apps.report_cells import (
+    DASH,
     grid,
     headings,
     interval,
@@ -65,7 +66,9 @@ def first_records(rows: Rows) -> Picture | None:
             axes.fill_between(rounds, low, high, color=stroke["color"], alpha=0.16, linewidth=0)
             every = -(-len(rounds) // _MARKED)
             axes.plot(rounds, scores, label=called, markersize=3.5, markevery=every, **stroke)
-        axes.set_ylim(-4, 104)
+        # Where nothing falls far, the whole scale would lay all lines on each other.
+        lowest = min(value - half for _, points in known for value, half in points.values())
+        axes.set_ylim(max(-4, 10 * (lowest // 10)), 101)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(visible=True, linewidth=0.6)
         axes.set_xlabel("round")
@@ -97,13 +100,18 @@ def forgetting(rows: Rows) -> str:
                 strategy_cell(row),
                 *variant_cells(row, rows),
                 *_values(points, shown),
-                interval(measured(row, OWN), score),
+                _of_everything(row, score),
             ]
         )
         for row, points in known
     )
     titled = headings(["strategy", *variant_titles(rows), *titles, "everything"])
     return f"{grid(titled, body)}<p class=note>{escape(_NOTE)}</p>"
+
+
+def _of_everything(row: Row, score: str) -> str:
+    """Return the final score of all records; a dash where only the first were asked for."""
+    return DASH if row.get("judged") == "first" else interval(measured(row, OWN), score)
 
 
 def _values(points: dict[int, tuple[float, float]], shown: Sequence[int]) -> list[str]:
