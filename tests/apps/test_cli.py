@@ -304,5 +304,5 @@ def test_bytes_are_readable(size: float, text: str) -> None:
 def test_the_summary_names_what_will_run(capsys: pytest.CaptureFixture[str]) -> None:
     Console(width=100).print(summary_tree(RunConfig(strategies="ties,global"), "out"))
     shown = capsys.readouterr().out
-    for part in ("ties, global", "memit, mode joint", "all of embedded, iid", "output: out"):
+    for part in ("ties, global", "memit, mode anticipated", "all of embedded, iid", "output: out"):
         assert part in shown
