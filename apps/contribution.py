@@ -79,18 +79,20 @@ class Contribution:
         threshold = self.session.config.overlap.threshold
         if threshold < 0 or order.part != wire.ALL_EDITS:
             return requests
-        if order.sweep == 0 and order.exchange == 0:
+        is_first = order.sweep == 0 and order.exchange == 0
+        if is_first:
             self._find_known(self.asked.fresh(), threshold)
         if self.session.config.overlap.action == "send":
             return requests
         known = set(self._known())
-        wanted = [
+        if is_first:
+            fresh = self._base_keys(self.asked.fresh())
+            self.costs["count-skipped"] = sum(key in known for key in fresh)
+        return [
             request
             for request, key in zip(requests, self._base_keys(requests), strict=True)
             if key not in known
         ]
-        self.costs["count-skipped"] = len(requests) - len(wanted)
-        return wanted
 
     def _find_known(self, requests: Sequence[EditRequest], threshold: float) -> None:
         if not self.state.updates or not requests:

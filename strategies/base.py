@@ -143,6 +143,8 @@ class EditStrategy(FederatedStrategy):
         self.check_enough(f"round {round_}", len(self.contributors), record)
         started = time.perf_counter()
         record.edits = sum(payload.num_edits for payload in payloads)
+        if self.runs_all_rounds:
+            record.edits -= sum(earlier.edits for earlier in self.history[:-1])
         last = exchange == self.exchanges - 1
         self.state = EditState(
             self.plan.base, round_ if last else round_ - 1, self.next_updates(payloads)
