@@ -135,6 +135,7 @@ def as_released(setting: Setting, prior: Prior, watch: Stopwatch) -> Tensor:
     weighted = sum(
         update @ (gram + covariance) for update, gram in zip(updates, grams, strict=True)
     )
+    # The explicit inverse is part of what is compared with.
     merged: Tensor = weighted @ torch.inverse(covariance + sum(grams))
     return merged
 
