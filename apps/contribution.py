@@ -126,7 +126,11 @@ class Contribution:
 
     def _known(self) -> list[str]:
         found = self.memory.config_records.get(self._known_name)
-        return [] if found is None else [str(key) for key in found["keys"]]  # type: ignore[union-attr]
+        if found is None:
+            return []
+        keys = found["keys"]
+        assert isinstance(keys, list)  # written by _find_known
+        return [str(key) for key in keys]
 
     def _base_keys(self, requests: Sequence[EditRequest]) -> list[str]:
         base = EditState(self.session.model.fingerprint).fingerprint

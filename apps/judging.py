@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from flwr.app import RecordDict
 
@@ -32,7 +33,7 @@ def judge_shared(
     """
     ledger = Ledger.load(memory, order.variant)
     cases = standing_cases(session, order, ledger)
-    first = [case for case in session.slot(order.rounds, 1) if case in cases]
+    first = standing_cases(session, replace(order, round=1), ledger)
     if session.config.evaluation.records == "first":
         cases = first
     with state.applied(session.model.model):
