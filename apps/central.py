@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fleke_flwr.apps.drift import measure_drift
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.recipe import resolve_recipe
 from fleke_flwr.artifacts import write_json
@@ -59,6 +60,7 @@ def edit(config: RunConfig, directory: Path, progress: Progress) -> dict[str, An
     state.save(directory / "edits.safetensors")
     final, evaluation = _measured(config, model, cases, state, progress)
     row = _row(config, len(cases), base, final)
+    row["drift"] = measure_drift(model, state, config)
     row["seconds"] = {
         "total": round(time.perf_counter() - started, 3),
         "targets": round(optimised - started, 3),
@@ -93,6 +95,7 @@ def judge(config: RunConfig, edits: Path | None, progress: Progress) -> dict[str
         final, seconds = _measured(config, model, cases, state, progress)
     row = _row(config, len(cases) if edits else 0, base, final)
     row["strategy"] = edits.parent.name if edits else "unedited"
+    row["drift"] = measure_drift(model, state, config)
     row["seconds"]["total"] = row["seconds"]["evaluate"] = round(seconds, 3)
     return row
 

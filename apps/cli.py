@@ -18,7 +18,7 @@ from rich.console import Console
 
 from fleke_flwr.apps.processes import Ended
 from fleke_flwr.config import RunConfig
-from fleke_flwr.errors import FlekeError
+from fleke_flwr.errors import ConfigError, FlekeError
 
 application = typer.Typer(
     name="fleke",
@@ -27,6 +27,8 @@ application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+deploy = typer.Typer(help="Runs on SuperLink and SuperNodes.", no_args_is_help=True)
+application.add_typer(deploy, name="deploy")
 world = typer.Typer(help="The small models that know a set of facts.", no_args_is_help=True)
 application.add_typer(world, name="world")
 
@@ -39,7 +41,12 @@ Overrides = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="Directory of the results [outputs/NAME-TIME]."),
+    typer.Option("--output", "-o", help="Directory of the results (default: outputs/NAME-TIME)."),
+]
+
+Federation = Annotated[
+    str,
+    typer.Option(help="A SuperLink connection of Flower's config.toml (default: a simulation)."),
 ]
 
 
@@ -57,11 +64,34 @@ def options(
 
 
 @application.command()
-def run(config: ConfigName, overrides: Overrides = None, output: Output = None) -> None:
-    """Run what a config says, as a Flower simulation."""
-    from fleke_flwr.apps.jobs import run_experiment
+def run(
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[CONFIG]",
+            help="A TOML file, or a packaged experiment: demo, ...; none with --resume",
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    output: Output = None,
+    federation: Federation = "",
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Directory of a broken-off run that goes on after its last round."),
+    ] = None,
+) -> None:
+    """Run what a config says, in simulation or on the SuperNodes of a federation."""
+    from fleke_flwr.apps.jobs import resume_experiment, run_experiment
 
-    run_experiment(_read(config, overrides), output, Console())
+    if resume is not None:
+        if output is not None or federation:
+            raise ConfigError("--resume takes directory and federation from the run it resumes")
+        given = [item for item in (config, *(overrides or ())) if item is not None]
+        resume_experiment(resume, given, Console())
+        return
+    if config is None:
+        raise ConfigError("no config: name a TOML file or an experiment such as demo, or --resume")
+    run_experiment(_read(config, overrides), output, Console(), federation)
 
 
 @application.command()
@@ -69,10 +99,16 @@ def compare(
     config: ConfigName,
     overrides: Overrides = None,
     strategies: Annotated[
-        str, typer.Option(help="Comma-separated names [the config's, or its one and the bound].")
+        str,
+        typer.Option(
+            help="Comma-separated names (default: the config's, or its one and the bound)."
+        ),
     ] = "",
-    editors: Annotated[str, typer.Option(help="Comma-separated names [the config's].")] = "",
+    editors: Annotated[
+        str, typer.Option(help="Comma-separated names (default: the config's).")
+    ] = "",
     output: Output = None,
+    federation: Federation = "",
 ) -> None:
     """Run several strategies on the same clients and records, in one Flower run."""
     from fleke_flwr.apps.jobs import run_comparison
@@ -83,7 +119,7 @@ def compare(
         strategies=strategies or chosen.strategies,
         editors=editors or chosen.editors,
     )
-    run_comparison(chosen, output, Console())
+    run_comparison(chosen, output, Console(), federation)
 
 
 @application.command()
@@ -137,7 +173,11 @@ def partition(
     overrides: Overrides = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Directory of partition.csv and its picture [none]."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="Directory of partition.csv, its picture and a file per client (default: none).",
+        ),
     ] = None,
 ) -> None:
     """Show which client gets which records."""
@@ -149,11 +189,17 @@ def partition(
 @application.command()
 def report(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a finished run.")],
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where a client keeps its files, to show its failed edits (default: RUN's own)."
+        ),
+    ] = None,
 ) -> None:
     """Show the table of a finished run again and write its report."""
     from fleke_flwr.apps.jobs import show_results
 
-    show_results(directory.expanduser().resolve(), Console())
+    show_results(directory.expanduser().resolve(), Console(), answers)
 
 
 @application.command()
@@ -173,6 +219,114 @@ def revoke(
     run_revocation(directory, client, edits, Console())
 
 
+@application.command()
+def check(
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="Records: a file, embedded, or hub:OWNER/NAME.")
+    ],
+    overrides: Overrides = None,
+    model: Annotated[
+        str, typer.Option(help="Directory or hub name of the model (default: the settings').")
+    ] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON file of all that was found.")
+    ] = None,
+) -> None:
+    """Say before a run what is wrong with records, and what a run would cost."""
+    from fleke_flwr.apps.check import run_check
+
+    code = run_check(source, model, overrides or (), output, Console())
+    if code:
+        raise typer.Exit(code)
+
+
+@application.command()
+def export(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Directory of a finished run, or RUN/variants/NAME."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new directory.")],
+    format_: Annotated[
+        str, typer.Option("--format", help="hf (whole model), peft (LoRA adapter), or edits.")
+    ] = "hf",
+    client: Annotated[
+        int | None, typer.Option(help="Whose model, where models are personal.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Largest rank of an adapter (default: all).")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Format of a whole model's weights (default: the run's).")
+    ] = "",
+) -> None:
+    """Write a run's edited model for transformers or peft, or its updates for anything."""
+    from fleke_flwr.apps.export import ExportOrder, show_export
+    from fleke_flwr.apps.export import export as write
+
+    show_export(write(ExportOrder(directory, format_, output, client, rank, dtype)), Console())
+
+
+@application.command()
+def apply(
+    edits: Annotated[
+        Path, typer.Argument(metavar="EDITS", help="A run, an export, or an edits.safetensors.")
+    ],
+    model: Annotated[str, typer.Option(help="A model directory, or embedded.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new directory for the edited copy.")
+    ] = None,
+    in_place: Annotated[
+        bool, typer.Option("--in-place", help="Edit the directory itself.")
+    ] = False,
+    client: Annotated[
+        int | None, typer.Option(help="Whose model, where a run's models are personal.")
+    ] = None,
+) -> None:
+    """Add edits to a model directory; revert takes them out again."""
+    from fleke_flwr.apps.patch import apply as add
+    from fleke_flwr.apps.patch import show_patch
+
+    show_patch(add(edits, model, output, in_place=in_place, client=client), Console())
+
+
+@application.command()
+def revert(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="A directory that apply wrote.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="A new directory for the reverted copy (default: in place)."
+        ),
+    ] = None,
+) -> None:
+    """Take the last edits out of a model directory, bit for bit."""
+    from fleke_flwr.apps.patch import revert as take_out
+    from fleke_flwr.apps.patch import show_patch
+
+    show_patch(take_out(model, output), Console(), reverted=True)
+
+
+@deploy.command("init")
+def deploy_init(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="New directory; its name is the federation's.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Name or address by which the SuperNodes reach the SuperLink.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the SuperLink.")] = 8443,
+    nodes: Annotated[
+        str, typer.Option(help="Comma-separated names of the SuperNodes, by partition.")
+    ] = "hospital-1,hospital-2",
+) -> None:
+    """Make certificates, keys and start scripts for a SuperLink and its SuperNodes."""
+    from fleke_flwr.apps.deploy_init import Layout, init, read_nodes
+
+    root = directory.expanduser().resolve()
+    init(Layout(root, read_nodes(nodes), host, port), Console())
+
+
 @world.command("train")
 def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the model.")],
@@ -180,7 +334,7 @@ def train(
         Path | None,
         typer.Option(
             help="CounterFact, zsRE or conflict records whose true facts it learns "
-            "[the embedded world]."
+            "(default: the embedded world)."
         ),
     ] = None,
     text: Annotated[

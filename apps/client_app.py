@@ -14,9 +14,11 @@ from fleke_flwr import __version__, wire
 from fleke_flwr.apps.claims import Claimant
 from fleke_flwr.apps.contribution import Contribution
 from fleke_flwr.apps.judging import judge_personal, judge_shared
+from fleke_flwr.apps.node_memory import keep_memory, recall_memory
 from fleke_flwr.apps.reedit import Reedit
 from fleke_flwr.apps.session import Session, open_session
 from fleke_flwr.state import EditState
+from fleke_flwr.wire import TrainOrder
 
 app = ClientApp()
 
@@ -24,11 +26,11 @@ app = ClientApp()
 @app.train("edit")
 def edit(message: Message, context: Context) -> Message:
     """Contribute statistics or an update of this client's edits to one exchange."""
-    order, state = wire.read_order(message.content)
-    session = open_session(context, order.settings)
+    session, order, state = _opened(message, context)
     contribution = Contribution(session, order, state, context.state)
     payload = contribution.payload()
-    content = wire.write_payload(payload, order.encoding, order.dtype)
+    keep_memory(session, context)
+    content = wire.write_payload(payload, order.encoding, order.dtype, order.place)
     content["metrics"] = _metrics(session, payload.num_edits, contribution.costs)
     return Message(content, reply_to=message)
 
@@ -36,10 +38,10 @@ def edit(message: Message, context: Context) -> Message:
 @app.train("share")
 def share(message: Message, context: Context) -> Message:
     """Edit this client's own model on its records of a slot and upload their memory vectors."""
-    order, _ = wire.read_order(message.content)
-    session = open_session(context, order.settings)
+    session, order, _ = _opened(message, context)
     work = Reedit(session, order, context.state)
     shared = work.share()
+    keep_memory(session, context)
     content = wire.write_vectors(shared, session.model.fingerprint, order.spec.editor, order.dtype)
     content["metrics"] = _metrics(session, len(shared.vectors), work.costs)
     return Message(content, reply_to=message)
@@ -48,10 +50,10 @@ def share(message: Message, context: Context) -> Message:
 @app.train("reedit")
 def reedit(message: Message, context: Context) -> Message:
     """Take over those of the others' edits that pass the re-edit condition."""
-    order, _ = wire.read_order(message.content)
-    session = open_session(context, order.settings)
+    session, order, _ = _opened(message, context)
     work = Reedit(session, order, context.state)
     work.take(wire.read_received(message.content))
+    keep_memory(session, context)
     metrics = _metrics(session, len(work.personal.own), work.costs)
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
@@ -59,8 +61,7 @@ def reedit(message: Message, context: Context) -> Message:
 @app.evaluate("personal")
 def evaluate_personal(message: Message, context: Context) -> Message:
     """Judge this client's own model, keep it as a file, and say what it knows of whose records."""
-    order, _ = wire.read_order(message.content)
-    session = open_session(context, order.settings)
+    session, order, _ = _opened(message, context)
     started = time.perf_counter()
     judged = judge_personal(session, order, context.state)
     costs = {"seconds-evaluate": time.perf_counter() - started}
@@ -73,8 +74,7 @@ def evaluate_personal(message: Message, context: Context) -> Message:
 @app.evaluate("edit")
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the merged model on this client's records edited so far, or on those of round 1."""
-    order, state = wire.read_order(message.content)
-    session = open_session(context, order.settings)
+    session, order, state = _opened(message, context)
     started = time.perf_counter()
     judged, count = judge_shared(session, order, state, context.state)
     costs = {"seconds-evaluate": time.perf_counter() - started}
@@ -105,6 +105,7 @@ def verdict(message: Message, context: Context) -> Message:
     """Note which edits are taken back and which are strengthened from now on."""
     claimant, _ = _claimant(message, context)
     claimant.accept(wire.read_verdict(message.content))
+    keep_memory(claimant.session, context)
     return Message(RecordDict({"metrics": _metrics(claimant.session, 0, {})}), reply_to=message)
 
 
@@ -129,14 +130,24 @@ def describe(message: Message, context: Context) -> Message:
         "base": session.model.fingerprint,
         "edits": sum(map(len, session.dealt(session.config.rounds))),
         "version": __version__,
+        "own_data": session.own_data,
     }
     meta = ConfigRecord({"json": json.dumps(content)})
     return Message(RecordDict({"meta": meta}), reply_to=message)
 
 
 def _claimant(message: Message, context: Context) -> tuple[Claimant, EditState]:
+    session, order, state = _opened(message, context)
+    return Claimant(session, order, context.state), state
+
+
+def _opened(message: Message, context: Context) -> tuple[Session, TrainOrder, EditState]:
+    """Read an order, and be the client that it is meant for, with what it remembers."""
     order, state = wire.read_order(message.content)
-    return Claimant(open_session(context, order.settings), order, context.state), state
+    session = open_session(context, order.settings)
+    judges_itself = bool(session.config.conflict.policy) or session.config.overlap.threshold >= 0
+    recall_memory(session, context, needed=judges_itself and order.round > 1)
+    return session, order, state
 
 
 def _metrics(session: Session, edits: int, costs: Mapping[str, int | float]) -> MetricRecord:

@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, RecordDict
 from fleke_flwr import wire
 from fleke_flwr.apps.known_edits import remaining
 from fleke_flwr.apps.ledger import Ledger
+from fleke_flwr.apps.node_memory import TARGETS, TARGETS_KEY
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.requests import RoundRequests
 from fleke_flwr.apps.session import Session
@@ -24,9 +25,6 @@ from fleke_flwr.progress import Silent
 from fleke_flwr.state import EditState
 from fleke_flwr.types import EditPayload, EditRequest
 from fleke_flwr.wire import TrainOrder
-
-_TARGETS = "targets"
-_TARGETS_KEY = "targets-key"
 
 
 @dataclass
@@ -176,17 +174,17 @@ class Contribution:
             "losses": targets.losses,
             "steps": targets.steps,
         }
-        self.memory[_TARGETS] = wire.pack_tensors(tensors)
-        self.memory[_TARGETS_KEY] = ConfigRecord({"round-state": self.order.round_state})
+        self.memory[TARGETS] = wire.pack_tensors(tensors)
+        self.memory[TARGETS_KEY] = ConfigRecord({"round-state": self.order.round_state})
 
     def _recall(self) -> Targets:
-        key = self.memory.config_records.get(_TARGETS_KEY)
+        key = self.memory.config_records.get(TARGETS_KEY)
         if key is None or key["round-state"] != self.order.round_state:
             raise RunError(
                 "this node no longer has the target vectors of the running round: "
                 "it was restarted in between; it can take part again in the next round"
             )
-        return Targets(**wire.unpack_tensors(self.memory.array_records[_TARGETS]))
+        return Targets(**wire.unpack_tensors(self.memory.array_records[TARGETS]))
 
     def _solve(
         self, requests: Sequence[EditRequest], targets: Targets, priors: Mapping[str, Prior]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from fleke_flwr.apps import preflight
+from fleke_flwr.apps.deployment import check_connection, deploy
 from fleke_flwr.apps.results import BOUND, read_rows
+from fleke_flwr.apps.run_file import clear_end, note_run, read_run
 from fleke_flwr.apps.runner import Simulation, simulate
 from fleke_flwr.apps.tables import result_table
 from fleke_flwr.apps.terminal import progress_view, summary_tree
@@ -18,35 +21,78 @@ from fleke_flwr.config import RunConfig
 from fleke_flwr.errors import ConfigError
 
 
-def run_experiment(config: RunConfig, output: Path | None, console: Console) -> Path:
+def run_experiment(
+    config: RunConfig, output: Path | None, console: Console, federation: str = ""
+) -> Path:
     """Check, run the Flower app, show the table, write the report.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What to run.
+    output : Path or None
+        Directory of the results.
+    console : Console
+        Where it is shown.
+    federation : str
+        A SuperLink connection of Flower's configuration; a simulation without one.
 
     Returns
     -------
     Path
         The directory of the results.
     """
-    preflight.check(config)
+    if federation:
+        check_connection(federation)
+    preflight.check(config, federation)
     directory = preflight.prepare_directory(output, config.name)
-    config = replace(config, output_dir=str(directory))
+    # On another machine the results may have to go elsewhere than here.
+    there = config.output_dir if federation else ""
+    config = replace(config, output_dir=there or str(directory))
+    if not config.resume:
+        note_run(directory, config, federation)
+    return _start(config, directory, federation, console)
+
+
+def resume_experiment(run: Path, overrides: Sequence[str], console: Console) -> Path:
+    """Go on with a run that was broken off; one that is complete is only shown."""
+    directory = run.expanduser().resolve()
+    config, federation = read_run(directory, overrides)
+    if (directory / "done.json").is_file():
+        show_results(directory, console)
+        return directory
+    preflight.check(config, federation)
+    clear_end(directory)
+    return _start(config, directory, federation, console)
+
+
+def _start(config: RunConfig, directory: Path, federation: str, console: Console) -> Path:
     console.print(summary_tree(config, str(directory)))
-    simulation = Simulation(
+    order = Simulation(
         config.to_flat(), config.clients, uses_gpu=config.model.device.startswith("cuda")
     )
     with progress_view(console) as progress:
-        progress.line("starting Flower")
-        simulate(simulation, directory, progress)
-    show_results(directory, console)
+        progress.line(f"going to federation {federation}" if federation else "starting Flower")
+        if federation:
+            deploy(order, federation, directory, progress)
+        else:
+            simulate(order, directory, progress)
+    # Of a run on another machine, the results lie there.
+    if not federation or (directory / "done.json").is_file():
+        show_results(directory, console)
     return directory
 
 
-def run_comparison(config: RunConfig, output: Path | None, console: Console) -> Path:
+def run_comparison(
+    config: RunConfig, output: Path | None, console: Console, federation: str = ""
+) -> Path:
     """Run several strategies; a single one is compared with the pooled bound."""
-    if len(config.strategy_names) == 1 and config.strategy_names != [BOUND]:
+    alone = len(config.strategy_names) == 1 and config.strategy_names != [BOUND]
+    if alone and not federation:
         config = replace(config, strategies=f"{config.strategy_names[0]},{BOUND}")
-    directory = run_experiment(config, output, console)
+    directory = run_experiment(config, output, console, federation)
     comparison = directory / "comparison.json"
-    if not comparison.is_file():
+    if (directory / "metrics.json").is_file() and not comparison.is_file():
         text = json.dumps({"schema": 1, "rows": read_rows(directory)}, indent=2)
         comparison.write_text(text + "\n", encoding="utf-8")
     return directory
@@ -172,11 +218,11 @@ def run_training(order: TrainingOrder, console: Console) -> None:
     console.print(f"\nmodel: {order.output}", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_results(directory: Path, console: Console) -> None:
+def show_results(directory: Path, console: Console, answers: Path | None = None) -> None:
     """Print the table of a finished run and write its report."""
     from fleke_flwr.apps.report import render
 
     console.print()
     console.print(result_table(read_rows(directory)), soft_wrap=not console.is_terminal)
-    report = render(directory)
+    report = render(directory, answers.expanduser().resolve() if answers else None)
     console.print(f"\nreport: {report}", markup=False, highlight=False, soft_wrap=True)

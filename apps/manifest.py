@@ -21,20 +21,21 @@ _PACKAGES = ("flwr", "torch", "transformers", "datasets", "flwr-datasets", "nump
 
 
 def manifest(
-    config: RunConfig, model: EditableModel, plan: Plan, nodes: list[Node]
+    config: RunConfig, model: EditableModel, plan: Plan, nodes: list[Node], refused: list[str]
 ) -> dict[str, Any]:
-    """Collect what is needed to run the same thing again."""
+    """Collect what is needed to run the same thing again, and who took part or could not."""
     return {
         "schema": 1,
         "config": config.to_flat(),
         "recipe": _recipe(plan.spec),
         "jitter": {module: list(prior.jitters) for module, prior in plan.priors.items()},
         "model": {"name": config.model.name, "fingerprint": model.fingerprint},
-        "data": _data(config),
+        "data": _data(config, nodes),
         "clients": [
             {"client": node.partition, "edits": node.edits, "version": node.version}
             for node in nodes
         ],
+        "refused": refused,
         "versions": {"fleke-flwr": __version__, "python": platform.python_version(), **_versions()},
         "revision": _revision(),
         "seed": config.seed,
@@ -45,7 +46,10 @@ def _recipe(spec: EditSpec) -> dict[str, Any]:
     return dict(json.loads(spec.to_json()))
 
 
-def _data(config: RunConfig) -> dict[str, Any]:
+def _data(config: RunConfig, nodes: list[Node]) -> dict[str, Any]:
+    """Describe the records, unless the clients have brought their own, which only they know."""
+    if any(node.own_data for node in nodes):
+        return {"name": "the clients' own", "fingerprint": "", "skipped": {}}
     cases = load_cases(config.data)
     return {"name": cases.name, "fingerprint": cases.fingerprint, "skipped": dict(cases.skipped)}
 

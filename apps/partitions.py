@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
+from fleke_flwr.apps.partition_files import record_lines
 from fleke_flwr.apps.report_picture import DARK, LIGHT, Picture, Theme
 from fleke_flwr.artifacts import write_text
 from fleke_flwr.config import RunConfig
@@ -62,7 +63,10 @@ def describe(cases_by_client: Sequence[Sequence[EvalCase]]) -> list[dict[str, An
 
 
 def show(config: RunConfig, output: Path | None, console: Console) -> None:
-    """Print who gets what; with a directory, write ``partition.csv`` and a picture of it, too.
+    """Print who gets what; with a directory, write files of it, too.
+
+    These are ``partition.csv``, a picture, and ``client-N.jsonl`` by client, with which SuperNodes
+    make the edits that the simulation makes with the same configuration.
 
     Raises
     ------
@@ -83,6 +87,9 @@ def show(config: RunConfig, output: Path | None, console: Console) -> None:
     directory = output.expanduser()
     image = picture(rows)
     write_text(directory / "partition.csv", _csv(parts))
+    for client, part in enumerate(parts):
+        lines = record_lines(part, cases.protocol, config.data.owner)
+        write_text(directory / f"client-{client}.jsonl", lines)
     write_text(directory / "partition.svg", image.svg(LIGHT))
     write_text(directory / "partition-dark.svg", image.svg(DARK))
     console.print(f"written to {directory}", markup=False, highlight=False, soft_wrap=True)

@@ -9,13 +9,23 @@ from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
+from fleke_flwr.apps.run_file import CHECKPOINT, RUN_FILE, RUNNING
 from fleke_flwr.config import RunConfig, load_config
+from fleke_flwr.data.hub import HUB
 from fleke_flwr.errors import ConfigError, DataError, ModelError
 from fleke_flwr.suggest import unknown
 
 EMBEDDED = "embedded"
-_TRACES = ("done.json", "events.jsonl", "failure.json", "flower.log")
+_TRACES = (
+    "done.json",
+    "events.jsonl",
+    "failure.json",
+    "flower.log",
+    RUN_FILE,
+    RUNNING,
+)
 _RESULTS = (
+    CHECKPOINT,
     "comparison.json",
     "edits.safetensors",
     "manifest.json",
@@ -30,7 +40,16 @@ _RESULTS = (
     "rounds.jsonl",
     "statistics.safetensors",
 )
-_FOLDERS = ("personal", "report", "targets", "variants")
+_FOLDERS = (
+    "answers",
+    "memory",
+    "personal",
+    "report",
+    "targets",
+    "tensorboard",
+    "variants",
+    "wandb",
+)
 
 
 def read_config(name: str, overrides: Sequence[str]) -> RunConfig:
@@ -62,8 +81,15 @@ def read_config(name: str, overrides: Sequence[str]) -> RunConfig:
         return _absolute(load_config(path, overrides))
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, federation: str = "") -> None:
     """Refuse a run that cannot work: names, records, model, device.
+
+    Parameters
+    ----------
+    config : RunConfig
+        What is to be run.
+    federation : str
+        Where, if not in a simulation; the records are the nodes' then, and nobody sees them here.
 
     Raises
     ------
@@ -72,7 +98,10 @@ def check(config: RunConfig) -> None:
     """
     _check_model(config)
     _check_names(config)
-    _check_records(config)
+    if federation:
+        _check_deployable(config)
+    else:
+        _check_records(config)
 
 
 def prepare_directory(chosen: Path | None, name: str) -> Path:
@@ -114,11 +143,13 @@ def _absolute(config: RunConfig) -> RunConfig:
         model=replace(model, name=_path(model.name) if _is_path(model.name) else model.name),
         data=replace(
             data,
-            path=data.path if data.path in ("", EMBEDDED) else _path(data.path),
+            path=_source(data.path),
             encoder=_path(data.encoder) if data.encoder else "",
         ),
         evaluation=replace(
-            config.evaluation, idf=_path(config.evaluation.idf) if config.evaluation.idf else ""
+            config.evaluation,
+            idf=_path(config.evaluation.idf) if config.evaluation.idf else "",
+            text=_path(config.evaluation.text) if config.evaluation.text else "",
         ),
         covariance=replace(
             covariance, corpus=_path(covariance.corpus) if covariance.corpus else ""
@@ -129,6 +160,10 @@ def _absolute(config: RunConfig) -> RunConfig:
         ),
         edit=replace(edit, preset=_path(preset) if preset.endswith(".toml") else preset),
     )
+
+
+def _source(text: str) -> str:
+    return text if text in ("", EMBEDDED) or text.startswith(HUB) else _path(text)
 
 
 def _path(text: str) -> str:
@@ -171,6 +206,7 @@ def _check_model(config: RunConfig) -> None:
 
 def _check_names(config: RunConfig) -> None:
     from fleke_flwr.apps.experiment import check_kinds
+    from fleke_flwr.apps.trackers import tracker_kinds
     from fleke_flwr.data.augmentation import AUGMENTATIONS, known_templates
     from fleke_flwr.editors.base import EDITORS
     from fleke_flwr.strategies import STRATEGIES
@@ -179,12 +215,26 @@ def _check_names(config: RunConfig) -> None:
         STRATEGIES.get(name)
     for name in config.editor_names:
         EDITORS.get(name)
+    tracker_kinds(config)
     for _, variant in config.variants:
         check_kinds({name: STRATEGIES.get(name) for name in variant.strategy_names}, variant)
         AUGMENTATIONS.get(variant.conflict.augmentation)
         known_templates(variant.conflict.templates, [])
     if config.covariance.corpus and not Path(config.covariance.corpus).is_file():
         raise ConfigError(f"covariance.corpus = {config.covariance.corpus}: no such file")
+    if config.evaluation.text and not Path(config.evaluation.text).is_file():
+        raise ConfigError(f"evaluation.text = {config.evaluation.text}: no such file")
+
+
+def _check_deployable(config: RunConfig) -> None:
+    from fleke_flwr.strategies import STRATEGIES
+
+    for name in config.strategy_names:
+        if STRATEGIES.get(name).pooled:
+            raise ConfigError(
+                f"strategy {name!r} pools the records of all clients and exists in simulation "
+                "only; choose another strategy for a federation"
+            )
 
 
 def _check_records(config: RunConfig) -> None:

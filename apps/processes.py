@@ -124,7 +124,7 @@ def ending(group: ProcessGroup) -> Iterator[ProcessGroup]:
         try:
             yield group
         finally:
-            with _signals_ignored():
+            with signals_ignored():
                 group.end()
 
 
@@ -139,7 +139,8 @@ def _signals_raise() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_ignored() -> Iterator[None]:
+def signals_ignored() -> Iterator[None]:
+    """Let nothing interrupt what ends a run."""
     with _handled((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_IGN):
         yield
 

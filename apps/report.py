@@ -2,41 +2,45 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from fleke_flwr.apps import report_conflict, report_memory, report_overlap, report_tables
+from fleke_flwr.apps import (
+    report_clients,
+    report_conflict,
+    report_drift,
+    report_failures,
+    report_memory,
+    report_overlap,
+    report_payload,
+    report_run,
+    report_tables,
+)
+from fleke_flwr.apps.failed_edits import ANSWERS
 from fleke_flwr.apps.report_figures import bytes_and_quality, phase_seconds, score_bars
-from fleke_flwr.apps.report_metrics import protocol_of
+from fleke_flwr.apps.report_parts import Section, contents, folded, shown
 from fleke_flwr.apps.report_picture import DARK, LIGHT, Picture
 from fleke_flwr.apps.report_rounds import score_by_round, seconds_by_slot
 from fleke_flwr.apps.report_style import PAGE
+from fleke_flwr.apps.report_summary import summary
 from fleke_flwr.apps.report_sweep import score_by_value
-from fleke_flwr.apps.results import Rows, personal, read_rows, shown, swept_key, swept_value
+from fleke_flwr.apps.results import Rows, personal, read_rows, swept_key
 from fleke_flwr.artifacts import write_text
 
-# What the page says first: the run's configuration where it is known, else the first row.
-_CONFIGURED = {
-    "model": ("model.name", "model"),
-    "records": ("data.path", "dataset"),
-    "partition": ("data.partition", ""),
-    "seed": ("seed", ""),
-}
-_IN_ROWS = ("clients", "rounds", "edits", "editor", "mode", "encoding")
-_TAKING = ("rule", "exchange", "similarity", "alpha", "quantile", "noise")
 
-
-def render(directory: Path) -> Path:
+def render(directory: Path, answers: Path | None = None) -> Path:
     """Write ``report.html``, with pictures and their numbers beside it in ``report/``.
 
     Parameters
     ----------
     directory : Path
         A finished run: ``comparison.json`` or ``metrics.json``, and perhaps ``manifest.json``.
+    answers : Path, optional
+        Where a client keeps its files, for its failed edits; the run's own ``answers`` if not
+        given, which a simulation writes.
 
     Returns
     -------
@@ -46,119 +50,107 @@ def render(directory: Path) -> Path:
     Raises
     ------
     DataError
-        If the directory holds no finished run.
+        If the directory holds no finished run, or a file of failed edits is damaged.
     """
     rows = read_rows(directory)
-    pictures = _pictures(rows)
-    studies = _studies(rows)
-    for picture in (*pictures, *(picture for _, picture, _ in studies if picture)):
-        write_text(directory / "report" / f"{picture.name}.svg", picture.svg(LIGHT))
-        write_text(directory / "report" / f"{picture.name}-dark.svg", picture.svg(DARK))
-        write_text(directory / "report" / f"{picture.name}.csv", picture.csv())
     manifest = directory / "manifest.json"
     facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-    drawn = [_section(picture.title, _picture(picture)) for picture in pictures]
-    results = _section("Results", report_tables.results(rows))
-    # The table of a sweep is long, and the picture says it at a glance.
-    first = [drawn[0], results] if swept_key(rows) else [results, drawn[0]]
-    sections = [_what(rows, facts), *first]
-    sections += [
-        _section(title, (_picture(picture) if picture else "") + table)
-        for title, picture, table in studies
+    failed = report_failures.read_answers(answers or directory / ANSWERS)
+    page = _Page(directory / "report")
+    sections = [
+        Section(report_run.TITLE, report_run.what_was_run(rows, facts)),
+        *_quality(rows, failed, page),
+        *_costs(rows, page),
+        *_studies(rows, page),
+        *_provenance(facts),
     ]
-    sections += drawn[1:]
-    if any(personal(row) for row in rows):
-        sections.append(_section("Vectors taken over", report_tables.exchange(rows)))
-    sections += [_section("Clients", report_tables.clients(rows)), _provenance(facts)]
     title = str(facts.get("config", {}).get("name") or directory.name)
-    page = directory / "report.html"
-    write_text(page, PAGE.format(title=escape(title), body="\n".join(sections)))
-    return page
-
-
-def _pictures(rows: Rows) -> list[Picture]:
-    pictures = (
-        score_by_value(rows) if swept_key(rows) else score_bars(rows),
-        score_by_round(rows),
-        seconds_by_slot(rows),
-        bytes_and_quality(rows),
-        phase_seconds(rows),
+    content = PAGE.format(
+        title=escape(title),
+        summary=escape(summary(rows, facts)),
+        contents=contents(sections),
+        body="\n".join(section.markup() for section in sections),
     )
-    return [picture for picture in pictures if picture is not None]
+    path = directory / "report.html"
+    write_text(path, content)
+    return path
 
 
-def _studies(rows: Rows) -> list[tuple[str, Picture | None, str]]:
-    """Return title, picture and table of what only some runs look into."""
-    studies: list[tuple[str, Picture | None, str]] = []
+class _Page:
+    """Puts pictures on the page, and beside it for other documents.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def show(self, picture: Picture | None, *, titled: bool = False) -> str:
+        """Return the markup of a picture; nothing where there is none."""
+        if picture is None:
+            return ""
+        write_text(self._folder / f"{picture.name}.svg", picture.svg(LIGHT))
+        write_text(self._folder / f"{picture.name}-dark.svg", picture.svg(DARK))
+        write_text(self._folder / f"{picture.name}.csv", picture.csv())
+        return shown(picture, picture.title if titled else "")
+
+
+def _quality(
+    rows: Rows, failed: Mapping[str, Sequence[report_failures.Failure]], page: _Page
+) -> list[Section]:
+    """Return what says how good the result is."""
+    swept = bool(swept_key(rows))
+    overview = score_by_value(rows) if swept else score_bars(rows)
+    drawn = Section(overview.title, page.show(overview))
+    results = Section("Results", report_tables.results(rows))
+    # The table of a sweep is long, and the picture says it at a glance.
+    sections = [drawn, results] if swept else [results, drawn]
+    rounds = score_by_round(rows)
+    if rounds is not None:
+        sections.append(Section(rounds.title, page.show(rounds)))
+    by_client = page.show(report_clients.score_by_client(rows))
+    sections.append(Section(report_clients.TITLE, by_client + report_clients.client_scores(rows)))
+    if report_failures.has_failures(rows):
+        body = report_failures.failures(rows, failed)
+        sections.append(Section(report_failures.TITLE, body))
+    if report_drift.has_drift(rows):
+        sections.append(Section(report_drift.TITLE, report_drift.drift(rows)))
+    return sections
+
+
+def _costs(rows: Rows, page: _Page) -> list[Section]:
+    """Return what travels, and what takes how long."""
+    sections = []
+    if report_payload.has_payload(rows):
+        body = report_payload.payload(rows) + page.show(bytes_and_quality(rows), titled=True)
+        sections.append(Section(report_payload.TITLE, body))
+    time = page.show(phase_seconds(rows), titled=True)
+    slots = page.show(seconds_by_slot(rows), titled=True)
+    return [*sections, Section("Time", time + slots)]
+
+
+def _studies(rows: Rows, page: _Page) -> list[Section]:
+    """Return what only some runs look into."""
+    sections = []
     forgotten = report_memory.first_records(rows)
     if forgotten:
-        studies.append((report_memory.TITLE, forgotten, report_memory.forgetting(rows)))
+        body = page.show(forgotten) + report_memory.forgetting(rows)
+        sections.append(Section(report_memory.TITLE, body))
     if report_overlap.has_overlap(rows):
-        found = report_overlap.key_overlap(rows)
-        studies.append((report_overlap.TITLE, found, report_overlap.counts(rows)))
+        body = page.show(report_overlap.key_overlap(rows)) + report_overlap.counts(rows)
+        sections.append(Section(report_overlap.TITLE, body))
     if report_conflict.has_conflicts(rows):
-        studies.append((report_conflict.TITLE, None, report_conflict.conflicts(rows)))
-    return studies
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>\n{body}</section>"
-
-
-def _picture(picture: Picture) -> str:
-    light, dark = (
-        "data:image/svg+xml;base64," + base64.b64encode(picture.svg(theme).encode()).decode()
-        for theme in (LIGHT, DARK)
-    )
-    return (
-        f'<figure><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{escape(picture.title)}"></picture>'
-        f"<figcaption>{escape(picture.caption)} "
-        f'<a href="report/{picture.name}.csv">numbers</a></figcaption></figure>'
-    )
-
-
-def _what(rows: Rows, facts: Mapping[str, Any]) -> str:
-    config = facts.get("config", {})
-    given = {
-        name: config.get(key, rows[0].get(column)) for name, (key, column) in _CONFIGURED.items()
-    }
-    found = {name: ", ".join(dict.fromkeys(str(row[name]) for row in rows)) for name in _IN_ROWS}
-    items = {**given, "protocol": protocol_of(rows).name, **found, **_chosen(rows, config)}
-    skipped = facts.get("data", {}).get("skipped") or {}
-    if skipped:
-        items["records left out"] = ", ".join(f"{count} {why}" for why, count in skipped.items())
-    body = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>"
-        for name, value in items.items()
-        if value is not None
-    )
-    return f"<section><dl>{body}</dl></section>"
-
-
-def _chosen(rows: Rows, config: Mapping[str, Any]) -> dict[str, str]:
-    """Say what was swept, and how vectors were exchanged if they were."""
-    key = swept_key(rows)
-    items = {}
-    if key:
-        values = dict.fromkeys(shown(swept_value(row, key)) for row in rows)
-        items[f"swept: {key}"] = ", ".join(values)
+        sections.append(Section(report_conflict.TITLE, report_conflict.conflicts(rows)))
     if any(personal(row) for row in rows):
-        taking = {name: config.get(f"fededit.{name}") for name in _TAKING}
-        text = ", ".join(
-            f"{name} {shown(value)}"
-            for name, value in taking.items()
-            if value is not None and key != f"fededit.{name}" and (name, value) != ("quantile", -1)
-        )
-        items.update({"fededit": text} if text else {})
-    return items
+        sections.append(Section("Vectors taken over", report_tables.exchange(rows)))
+    return sections
 
 
-def _provenance(facts: Mapping[str, Any]) -> str:
+def _provenance(facts: Mapping[str, Any]) -> list[Section]:
     if not facts:
-        return ""
+        return []
     text = json.dumps(facts, indent=2, ensure_ascii=False)
-    return _section(
-        "Provenance",
-        f"<details><summary>manifest.json</summary><pre>{escape(text)}</pre></details>",
-    )
+    return [Section("Provenance", folded("manifest.json", f"<pre>{escape(text)}</pre>"))]

@@ -20,22 +20,44 @@ from fleke_flwr.apps.tables import label
 DASH = "&ndash;"
 
 
-def grid(titled: str, body: str) -> str:
-    """Return a table that scrolls where it is wider than the page."""
-    table = f"<table><thead><tr>{titled}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<div class=wide>{table}</div>"
+def grid(titled: str, body: str, caption: str, kind: str = "") -> str:
+    """Return a table that scrolls where it is wider than the page.
+
+    Parameters
+    ----------
+    titled, body : str
+        Cells of its head, and its lines.
+    caption : str
+        What it shows, for those who come to it without the text around.
+    kind : str
+        Its class in the style sheet.
+    """
+    table = (
+        f'<table class="{kind}"><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{titled}</tr></thead><tbody>{body}</tbody></table>"
+    )
+    return f'<div class=wide tabindex=0 role=group aria-label="{escape(caption)}">{table}</div>'
 
 
 def headings(titles: Iterable[str]) -> str:
     """Return the cells of a table's head."""
-    return "".join(f"<th>{escape(title)}</th>" for title in titles)
+    return "".join(f"<th scope=col>{escape(title)}</th>" for title in titles)
 
 
 def line(cells: Iterable[str], kind: str = "") -> str:
-    """Return a line of cells that hold markup; ``kind`` is its class in the style sheet."""
+    """Return a line of cells that hold markup, the first of which names it.
+
+    Parameters
+    ----------
+    cells : Iterable[str]
+        Of any number.
+    kind : str
+        Its class in the style sheet.
+    """
+    first, *others = cells
     return (
-        f"<tr{f' class={kind}' if kind else ''}>"
-        + "".join(f"<td>{cell}</td>" for cell in cells)
+        f"<tr{f' class={kind}' if kind else ''}><th scope=row>{first}</th>"
+        + "".join(f"<td>{cell}</td>" for cell in others)
         + "</tr>"
     )
 
@@ -75,3 +97,8 @@ def percentage(value: float | None) -> str:
 def whole(value: int | None) -> str:
     """Return a count, or a dash where nobody counted."""
     return DASH if value is None else f"{value:,}"
+
+
+def small(text: str) -> str:
+    """Put a text, if there is one, under what a cell holds."""
+    return f" <br><small>{escape(text)}</small>" if text else ""

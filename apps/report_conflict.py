@@ -56,9 +56,13 @@ def conflicts(rows: Rows) -> str:
     )
     score = protocol_of(rows).score
     return (
-        grid(done, "".join(_done(row, rows, counts) for row in found))
+        grid(done, "".join(_done(row, rows, counts) for row in found), "What was found and done")
         + f"<p class=note>{escape(meaning)}.</p>"
-        + grid(measured, "".join(_measured(row, rows, score) for row in found))
+        + grid(
+            measured,
+            "".join(_measured(row, rows, score) for row in found),
+            "Settled pairs and undisputed records, before and after",
+        )
         + f"<p class=note>{escape(_NOTE)}</p>"
     )
 

@@ -106,7 +106,8 @@ def forgetting(rows: Rows) -> str:
         for row, points in known
     )
     titled = headings(["strategy", *variant_titles(rows), *titles, "everything"])
-    return f"{grid(titled, body)}<p class=note>{escape(_NOTE)}</p>"
+    table = grid(titled, body, "Score on the records of round 1")
+    return f"{table}<p class=note>{escape(_NOTE)}</p>"
 
 
 def _of_everything(row: Row, score: str) -> str:

@@ -108,7 +108,8 @@ def counts(rows: Rows) -> str:
         *(["known, by round"] if several else []),
     ]
     titled = headings(["strategy", *variant_titles(rows), *titles])
-    return f"{grid(titled, body)}<p class=note>{escape(_NOTE)}</p>"
+    table = grid(titled, body, "Edits that the shared model knew already")
+    return f"{table}<p class=note>{escape(_NOTE)}</p>"
 
 
 def has_overlap(rows: Rows) -> bool:

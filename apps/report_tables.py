@@ -12,6 +12,7 @@ from fleke_flwr.apps.report_cells import (
     interval,
     line,
     percentage,
+    small,
     strategy_cell,
     variant_cells,
     variant_titles,
@@ -24,10 +25,8 @@ from fleke_flwr.apps.results import (
     OWN,
     RECEIVED,
     Rows,
-    at_value,
     bound_of,
     has_editors,
-    last_value,
     measured,
     paper_name,
     percent_of_bound,
@@ -41,6 +40,12 @@ _GROUPS = {
     OWN: "Own records: each client's model is asked what that client has edited.",
     ALL: "Everybody's records: each client's model is asked what all clients have edited.",
     RECEIVED: "Records taken over: each client's model is asked what it has taken from others.",
+}
+
+_CAPTIONS = {
+    OWN: "What was measured on the clients' own records",
+    ALL: "What was measured on everybody's records",
+    RECEIVED: "What was measured on the records taken over",
 }
 
 
@@ -119,33 +124,8 @@ def exchange(rows: Rows) -> str:
         "model already knew. Bytes: sent both ways, per optimisation saved."
     )
     titled = headings(("strategy", *variant_titles(rows), *titles))
-    return f"{grid(titled, body)}<p class=note>{escape(note)}</p>"
-
-
-def clients(rows: Rows) -> str:
-    """Return the score of each client's own records, of the sweep's last value."""
-    rows = last_value(rows)
-    score = protocol_of(rows).score
-    found = sorted({entry["client"] for row in rows for entry in row["per_client"]})
-    titled = "<th>client</th><th>edits</th>" + "".join(
-        f"<th>{strategy_cell(row)}{_small(row['editor']) if has_editors(rows) else ''}</th>"
-        for row in rows
-    )
-    body = ""
-    for client in found:
-        entries = [
-            next((entry for entry in row["per_client"] if entry["client"] == client), None)
-            for row in rows
-        ]
-        edits = next((entry["edits"] for entry in entries if entry), 0)
-        scores = [interval(entry, score) if entry else "left out" for entry in entries]
-        body += line([str(client), str(edits), *scores])
-    whose = "the merged model"
-    if any(personal(row) for row in rows):
-        whose = "the merged model, or of the client's own where it has one,"
-    most = max(row["edits"] for row in rows)
-    note = f"Score of {whose} on each client's own records, {most} edits{at_value(rows)}."
-    return f"<p class=note>{escape(note)}</p>{grid(titled, body)}"
+    table = grid(titled, body, "Optimisations saved by taking over other clients' vectors")
+    return f"{table}<p class=note>{escape(note)}</p>"
 
 
 def _group(found: Rows, rows: Rows, group: str, titles: Mapping[str, str]) -> str:
@@ -175,17 +155,12 @@ def _group(found: Rows, rows: Rows, group: str, titles: Mapping[str, str]) -> st
         ]
         each = [counted(row, count) for count in counts]
         spent = [*each, sent(row), f"{row['seconds']['total']:.1f}"] if costs else []
-        called = strategy_cell(row) + _small(paper_name(row))
+        called = strategy_cell(row) + small(paper_name(row))
         edits = [str(row["edits"])] if edited else []
         cells = [called, *variant_cells(row, rows), *edits, *values, *spent]
         body += line(cells, "bound" if row["strategy"] == BOUND else "")
-    return grid(titled, body)
+    return grid(titled, body, _CAPTIONS[group])
 
 
 def _bracket(value: float | None) -> str:
-    return "" if value is None else _small(f"[{value:.1f} %]")
-
-
-def _small(text: str) -> str:
-    """Put a text, if there is one, under what a cell holds."""
-    return f" <br><small>{escape(text)}</small>" if text else ""
+    return "" if value is None else small(f"[{value:.1f} %]")

@@ -41,7 +41,7 @@ class RoundRequests:
             return self._withdrawn()
         if order.part == wire.ADDED:
             return self._strengthening(order.round, order.round)
-        first = 1 if order.cumulative else order.round
+        first = 1 if order.cumulative else order.first
         if order.pooled:
             cases = self.session.pooled(order.rounds, first, order.round)
             return [case.request for case in cases]
@@ -49,11 +49,12 @@ class RoundRequests:
         return standing + self._strengthening(first, order.round)
 
     def fresh(self) -> list[EditRequest]:
-        """Return the requests of the running round alone."""
-        if self.order.pooled:
-            cases = self.session.pooled(self.order.rounds, self.order.round, self.order.round)
+        """Return the requests that are not in the shared model yet, however many rounds' it is."""
+        order = self.order
+        if order.pooled:
+            cases = self.session.pooled(order.rounds, order.first, order.round)
             return [case.request for case in cases]
-        return [item.request for item in self._rounds(self.order.round).standing(self.ledger)]
+        return [item.request for item in self._rounds(order.first).standing(self.ledger)]
 
     def _rounds(self, first: int) -> TaggedRounds:
         rounds = {
@@ -88,7 +89,7 @@ class RoundRequests:
 
     def _is_summed(self, entry: Entry) -> bool:
         """Tell whether the running sum holds an edit: older rounds' are only in ``statistics``."""
-        return self.session.config.memory == "statistics" or entry.round == self.order.round
+        return self.session.config.memory == "statistics" or entry.round >= self.order.first
 
     def _of(self, entries: list[Entry]) -> list[EvalCase]:
         known = {

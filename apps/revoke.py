@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -195,8 +195,12 @@ def _withdrawal(
         return None
     held = finished.held
     if sums is not None:
-        places = {(share.round, share.client) for share in sums.shares}
-        held = [item for item in held if (item.round, item.client) in places]
+        merged = [sums.merged(item.round, item.client) for item in held]
+        held = [
+            replace(item, round=round_)
+            for item, round_ in zip(held, merged, strict=True)
+            if round_ is not None
+        ]
     if client is not None:
         return of_client(held, client)
     assert edits is not None  # one of the two, by the caller's check

@@ -7,25 +7,51 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fleke_flwr import wire
+from fleke_flwr.apps.drift import DRIFT, personal_drift
 from fleke_flwr.config import RunConfig
 from fleke_flwr.evaluation.quality import summarize
 from fleke_flwr.strategies.federated import FederatedStrategy
 from fleke_flwr.strategies.plan import Plan
 from fleke_flwr.strategies.rounds import RoundRecord
+from fleke_flwr.values import Scalar
 
 _PHASES = ("overlap", "targets", "statistics", "reedit", "aggregate", "evaluate")
 
 
 def metrics_row(
-    config: RunConfig, strategy: FederatedStrategy, name: str, base: RoundRecord, seconds: float
+    config: RunConfig,
+    strategy: FederatedStrategy,
+    name: str,
+    base: RoundRecord,
+    seconds: float,
+    drift: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Build the row of one finished strategy; percentages, bytes, seconds, MiB."""
+    """Build the row of one finished strategy; percentages, bytes, seconds, MiB.
+
+    Parameters
+    ----------
+    config : RunConfig
+        Of this variant.
+    strategy : FederatedStrategy
+        After its last round.
+    name : str
+        As it was asked for.
+    base : RoundRecord
+        Measurements before editing.
+    seconds : float
+        How long all rounds have taken.
+    drift : Mapping, optional
+        What :func:`~fleke_flwr.apps.drift.measure_drift` says of a shared model; that of personal
+        models has come with their measurements.
+    """
     plan, last = strategy.plan, strategy.history[-1]
     records = strategy.history
     edits = sum(record.edits for record in records)
     return {
         "schema": 1,
         "strategy": name,
+        # Names the folder of what clients keep for themselves.
+        "variant": f"{strategy.label} {plan.spec.editor}",
         "editor": plan.spec.editor,
         "mode": plan.spec.mode,
         "memory": plan.memory,
@@ -50,6 +76,7 @@ def metrics_row(
             "up_bytes": sum(record.up_bytes for record in records),
             "down_bytes": sum(record.down_bytes for record in records),
             "up_bytes_paper": _paper_bytes(plan, len(last.clients)) * len(records),
+            "up_bytes_weights": _weight_bytes(plan, len(last.clients)) * len(records),
         },
         "targets": {
             "optimized": sum(record.optimized for record in records),
@@ -58,6 +85,7 @@ def metrics_row(
         **_exchange(strategy),
         **_overlap(strategy),
         **_conflicts(strategy),
+        DRIFT: personal_drift(last.groups.get(DRIFT, {})) if strategy.personal else drift,
         "seconds": {
             "total": round(seconds, 3),
             **{
@@ -185,12 +213,14 @@ def _pooled(clients: Mapping[int, wire.Sums]) -> dict[str, float | None]:
     return summarize(wire.add_sums([clients[client] for client in sorted(clients)]))
 
 
-def variant_name(config: RunConfig, row: Mapping[str, Any]) -> str:
+def variant_name(
+    config: RunConfig, strategy: str, editor: str, settings: Mapping[str, Scalar]
+) -> str:
     """Return the directory name of one variant of a comparison."""
-    parts = [row["strategy"]]
+    parts = [strategy]
     if config.editors:
-        parts.append(row["editor"])
-    parts += [str(value) for value in row["settings"].values()]
+        parts.append(editor)
+    parts += [str(value) for value in settings.values()]
     return "-".join(part.replace(":", "_").replace("/", "_") for part in parts)
 
 
@@ -219,6 +249,11 @@ def _paper_bytes(plan: Plan, clients: int) -> int:
     """Bytes of ``(Delta_i, K_i K_i^T)`` in float32 for every edited layer, as in the paper."""
     per_client = sum(width * width + width * plan.d_out for width in plan.widths.values())
     return 4 * per_client * clients
+
+
+def _weight_bytes(plan: Plan, clients: int) -> int:
+    """Bytes of every edited weight in float32, as federated averaging would send it."""
+    return 4 * clients * sum(width * plan.d_out for width in plan.widths.values())
 
 
 def _own_peak() -> float:

@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
@@ -21,13 +19,13 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import tomli_w
 
 import fleke_flwr
 from fleke_flwr.apps.events import EventReader
+from fleke_flwr.apps.flower import command_path, flower_environment, free_port
 from fleke_flwr.apps.processes import ProcessGroup, ending
 from fleke_flwr.errors import RunError
 from fleke_flwr.progress import Progress
@@ -36,10 +34,7 @@ SERVER_APP = "fleke_flwr.apps.server_app:app"
 CLIENT_APP = "fleke_flwr.apps.client_app:app"
 _SUPERLINK_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-_QUIET = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
+_RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray would run its workers behind everything else on the machine.
     "RAY_worker_niceness": "0",
@@ -89,7 +84,7 @@ def simulate(simulation: Simulation, directory: Path, progress: Progress) -> Non
     """
     log = directory / "flower.log"
     with _home() as home:
-        port = _free_port()
+        port = free_port()
         app = write_app(simulation, home / "app")
         (home / "config.toml").write_text(_connection(port), encoding="utf-8")
         with ending(ProcessGroup(str(home), _environment(home))) as group:
@@ -147,7 +142,7 @@ def _why(directory: Path, group: ProcessGroup, log: Path) -> str:
     if failure.is_file():
         return f"{json.loads(failure.read_text(encoding='utf-8'))['error']} (log: {log})"
     listing = subprocess.run(
-        [_command("flwr"), "list", "own", "--format", "json"],
+        [command_path("flwr"), "list", "own", "--format", "json"],
         env=group.environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -174,41 +169,12 @@ def _home() -> Iterator[Path]:
 
 
 def _environment(home: Path) -> dict[str, str]:
-    environment = {**os.environ, **_QUIET, "FLWR_HOME": str(home), "RAY_TMPDIR": str(home)}
-    environment["PATH"] = os.pathsep.join(
-        [str(Path(_command("flwr")).parent), environment.get("PATH", os.defpath)]
-    )
-    # Flower's commands may belong to another environment than the one this package is found in.
-    package_root = str(Path(fleke_flwr.__file__).resolve().parent.parent)
-    given = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    # Made absolute, since the processes run in another directory.
-    paths = [*(str(Path(path).resolve()) for path in given), package_root]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    environment["PYTHONUNBUFFERED"] = "1"
-    return environment
-
-
-def _command(name: str) -> str:
-    """Return the path of one of Flower's commands, looking beside its package first."""
-    places = [str(Path(sys.executable).parent)]
-    try:
-        flower = distribution("flwr")
-        places += [
-            str(Path(str(flower.locate_file(file))).resolve().parent)
-            for file in flower.files or ()
-            if file.name == name and "site-packages" not in file.parts
-        ]
-    except PackageNotFoundError:
-        pass
-    found = shutil.which(name, path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
-    if found is None:
-        raise RunError(f"Flower's command {name!r} is not found; install flwr[simulation]")
-    return found
+    return {**flower_environment(), **_RAY, "FLWR_HOME": str(home), "RAY_TMPDIR": str(home)}
 
 
 def _superlink_command(port: int) -> list[str]:
     return [
-        _command("flower-superlink"),
+        command_path("flower-superlink"),
         "--insecure",
         "--simulation",
         "--isolation",
@@ -231,18 +197,12 @@ def _run_command(app: Path, simulation: Simulation) -> list[str]:
         "init-args-num-cpus": cores or 1,
     }
     sizes = " ".join(f"{key}={value}" for key, value in resources.items())
-    return [_command("flwr"), "run", str(app), "own", "--federation-config", sizes, "--stream"]
+    return [command_path("flwr"), "run", str(app), "own", "--federation-config", sizes, "--stream"]
 
 
 def _connection(port: int) -> str:
     own = {"address": f"127.0.0.1:{port}", "insecure": True}
     return tomli_w.dumps({"superlink": {"default": "own", "own": own}})
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_health(port: int, superlink: subprocess.Popen[bytes], log: Path) -> None:

@@ -11,7 +11,6 @@ from flwr.app import Context
 
 from fleke_flwr.config import DataConfig, RunConfig
 from fleke_flwr.data.benchmarks import load_cases
-from fleke_flwr.data.partition import partition_cases
 from fleke_flwr.data.rivals import with_rivals
 from fleke_flwr.data.slots import arrange, deal, first_of
 from fleke_flwr.errors import ConfigError
@@ -139,7 +138,9 @@ def open_session(context: Context, settings: Mapping[str, Scalar] | None = None)
     if "model-path" in node:
         config = replace(config, model=replace(config.model, name=str(node["model-path"])))
     if "data-path" in node:
-        config = replace(config, data=replace(config.data, path=str(node["data-path"])))
+        # What to take of the run's records says nothing about a node's own: all of them are meant.
+        data = replace(config.data, path=str(node["data-path"]), edits=0, relations="", rivals=0.0)
+        config = replace(config, data=data)
     return Session(
         config=config,
         model=load_model(config.model),
@@ -160,6 +161,9 @@ def _own_cases(data: DataConfig) -> tuple[EvalCase, ...]:
 def _dealt(
     data: DataConfig, clients: int, seed: int, rounds: int
 ) -> tuple[tuple[tuple[EvalCase, ...], ...], ...]:
+    # Only simulations partition: loaded here, it costs a deployed node nothing at every message.
+    from fleke_flwr.data.partition import partition_cases
+
     everything = load_cases(data).cases
     dealt = [
         deal(

@@ -161,7 +161,9 @@ def summary_tree(config: RunConfig, directory: str) -> Tree:
         "editor": f"{', '.join(config.editor_names)}, mode {config.mode} {spread}".rstrip(),
         "payload": f"{config.encoding}, {config.payload_dtype}",
         "model": f"{config.model.name} ({config.model.dtype} on {config.model.device})",
-        "records": f"{counts} of {config.data.path}, {config.data.partition}",
+        "records": f"{counts} of {config.data.path}, {config.data.partition}"
+        if config.data.path
+        else "the nodes' own",
         "clients": f"{config.clients}, rounds {config.rounds}, seed {config.seed}",
         "output": directory,
     }

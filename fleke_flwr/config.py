@@ -102,6 +102,7 @@ class DataConfig:
     rivals: float = 0.0
     rival_place: str = "same"
     zsre_target: str = "alt"
+    split: str = "train"
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,14 @@ class MergeConfig:
     """Parameters of the merging rules; ``-1`` means the rule's own default.
 
     ``beta0`` and ``beta1`` weigh the covariance and the past edits' keys where ``memory`` is
-    ``dynamic``.
+    ``dynamic``; ``options`` are ``name=value`` pairs for other parameters of a strategy.
     """
 
     scale: float = UNSET
     density: float = UNSET
     beta0: float = 1.0
     beta1: float = UNSET
+    options: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,20 @@ class ConflictConfig:
 
 
 @dataclass(frozen=True)
+class BoundConfig:
+    """How much a single client may do to the shared model; 0 means no bound.
+
+    Both are in whitened units, where ordinary text has unit size: ``change`` is the change of a
+    layer's output on ordinary text that one edit makes alone, relative to that output (``n`` edits
+    may make the root of ``n`` times as much); ``leverage`` is the squared length of a client's
+    keys, relative to the average token's.
+    """
+
+    change: float = 0.15
+    leverage: float = 20.0
+
+
+@dataclass(frozen=True)
 class SweepConfig:
     """One setting that takes several values in turn; both empty for a single run."""
 
@@ -202,13 +218,18 @@ class EvaluationConfig:
 
     ``records`` are all that have been edited (``seen``) or those of round 1 (``first``); ``every``
     counts rounds, 0 measures after the last one only; ``generate_every`` counts records whose open
-    prompts are continued, 0 generates nothing.
+    prompts are continued, 0 generates nothing. ``text_tokens`` of ``text`` say how much the model
+    has changed on what nobody edited; ``failures`` is how many failed edits a client writes down
+    for itself.
     """
 
     records: str = "seen"
     every: int = 1
     generate_every: int = 0
     idf: str = ""
+    text: str = ""
+    text_tokens: int = 4096
+    failures: int = 20
     batch_tokens: int = 16384
 
 
@@ -232,6 +253,9 @@ class RunConfig:
     min_clients: int = 0
     seed: int = 0
     timeout: float = 3600.0
+    join_timeout: float = 300.0
+    resume: bool = False
+    trackers: str = ""
     output_dir: str = ""
     cache_dir: str = ""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -243,6 +267,7 @@ class RunConfig:
     fededit: FedEditConfig = field(default_factory=FedEditConfig)
     overlap: OverlapConfig = field(default_factory=OverlapConfig)
     conflict: ConflictConfig = field(default_factory=ConflictConfig)
+    bound: BoundConfig = field(default_factory=BoundConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
@@ -266,8 +291,9 @@ class RunConfig:
         one_of("fededit.similarity", self.fededit.similarity, SIMILARITIES)
         one_of("model.dtype", self.model.dtype, ("float32", "float64", "float16", "bfloat16"))
         _check_numbers({k: v for k, v in self.to_flat().items() if not isinstance(v, str)})
-        if self.timeout <= 0:
-            raise ConfigError(f"timeout = {self.timeout}: more than 0 seconds are needed")
+        for key, seconds in (("timeout", self.timeout), ("join-timeout", self.join_timeout)):
+            if seconds <= 0:
+                raise ConfigError(f"{key} = {seconds}: more than 0 seconds are needed")
         if not 0 <= self.min_clients <= self.clients:
             raise ConfigError(
                 f"min-clients = {self.min_clients}: need a number from 0 (all) "
@@ -428,6 +454,10 @@ _LEAST = {
     "fededit.noise": 0,
     "evaluation.every": 0,
     "evaluation.generate-every": 0,
+    "evaluation.text-tokens": 0,
+    "evaluation.failures": 0,
+    "bound.change": 0,
+    "bound.leverage": 0,
     "edit.batch-tokens": 1,
     "contexts.count": 0,
     "contexts.length": 1,

@@ -12,7 +12,10 @@ from fleke_flwr.strategies.collabedit import CollabEdit
 from fleke_flwr.strategies.fededit import FedEdit, FedEditNoCondition
 from fleke_flwr.strategies.federated import FederatedStrategy
 from fleke_flwr.strategies.global_edit import GlobalEdit
+from fleke_flwr.strategies.nodes import Node
+from fleke_flwr.strategies.options import option
 from fleke_flwr.strategies.plan import Plan
+from fleke_flwr.strategies.rounds import RoundRecord
 from fleke_flwr.strategies.ties import Ties
 
 STRATEGIES: Registry[FederatedStrategy] = Registry(
@@ -38,9 +41,12 @@ __all__ = [
     "FedEditNoCondition",
     "FederatedStrategy",
     "GlobalEdit",
+    "Node",
     "Plan",
+    "RoundRecord",
     "SimpleAverage",
     "TaskArithmetic",
     "Ties",
     "WeightedSum",
+    "option",
 ]

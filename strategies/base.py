@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -18,7 +19,7 @@ from fleke_flwr.state import EditState
 from fleke_flwr.strategies.federated import FederatedStrategy, log
 from fleke_flwr.strategies.nodes import Node
 from fleke_flwr.strategies.plan import Plan
-from fleke_flwr.strategies.rounds import RoundRecord, good_reply, note_costs
+from fleke_flwr.strategies.rounds import RoundRecord, good_reply, no_reply, note_costs
 from fleke_flwr.types import EditPayload, LayerUpdate, add_updates, group_name
 
 
@@ -104,6 +105,7 @@ class EditStrategy(FederatedStrategy):
         self.take_edits(round_, exchange, replies)
         if exchange == self.exchanges - 1:
             self.close_round(round_)
+            self.on_round()
         metrics = MetricRecord({"edits": self.history[-1].edits, "clients": len(self.contributors)})
         return wire.write_state(self.state), metrics
 
@@ -124,21 +126,31 @@ class EditStrategy(FederatedStrategy):
             self.open_round(round_)
         if step == 0:
             self._sweep_state = self.state
-        asked = self.select(self._known_nodes(grid))
+        present = self._known_nodes(grid) if exchange else self._welcome(round_, grid)
+        asked = self.select(present)
         self._asked = [node for node in asked if node.partition not in self._dropped]
         self._phase(f"{self.label}: edit, round {round_}" + self._spoken_place(sweep, step))
-        content = wire.write_order(self._order(round_, step, sweep), self.sent_state(exchange))
-        self._count_down(content.array_records["state"])
-        return [
-            Message(content, node.node_id, "train.edit", group_id=f"{round_}.{exchange}")
-            for node in self._asked
-        ]
+        order, sent = self._order(round_, step, sweep), self.sent_state(exchange)
+        # Nearly always one content for all, which Flower then stores once.
+        contents: dict[int, RecordDict] = {}
+        messages = []
+        for node in self._asked:
+            first = round_ if self.pooled else self.first_fresh(node.partition, round_)
+            if first not in contents:
+                contents[first] = wire.write_order(replace(order, first=first), sent)
+            group = f"{round_}.{exchange}"
+            messages.append(Message(contents[first], node.node_id, "train.edit", group_id=group))
+        for content in list(contents.values())[:1]:
+            self._count_down(content.array_records["state"])
+        return messages
 
     def take_edits(self, round_: int, exchange: int, replies: Iterable[Message]) -> None:
         """Merge the replies to one exchange into the shared state."""
         record = self.history[-1]
         self.contributors.clear()
-        expected = self._expected(exchange % self.sweep_length, self.sent_state(exchange))
+        sweep, step = divmod(exchange, self.sweep_length)
+        place = self._order(round_, step, sweep).place
+        expected = replace(self._expected(step, self.sent_state(exchange)), place=place)
         payloads = self.gather(self._accepted(replies, expected, record))
         self.check_enough(f"round {round_}", len(self.contributors), record)
         started = time.perf_counter()
@@ -149,11 +161,15 @@ class EditStrategy(FederatedStrategy):
         self.state = EditState(
             self.plan.base, round_ if last else round_ - 1, self.next_updates(payloads)
         )
+        if last:
+            record.merged = sorted(self.contributors)
         record.spend("aggregate", time.perf_counter() - started)
 
     def present_nodes(self) -> list[Node]:
         """Return the nodes that have not been left out of the running round."""
-        return [node for node in self._nodes or [] if node.partition not in self._dropped]
+        assert self._watched is not None  # rounds run inside start
+        nodes = self._known_nodes(self._watched)
+        return [node for node in nodes if node.partition not in self._dropped]
 
     def ask(
         self, nodes: Sequence[Node], kind: str, content: Callable[[Node], RecordDict]
@@ -164,21 +180,40 @@ class EditStrategy(FederatedStrategy):
         messages = [Message(content(node), node.node_id, kind, group_id=kind) for node in nodes]
         self._phase(f"{self.label}: {kind.partition('.')[2]}")
         for reply in self._watched.send_and_receive(messages, timeout=self.timeout):
-            node = waiting.pop(reply.metadata.src_node_id)
+            node = waiting.pop(reply.metadata.src_node_id, None)
+            if node is None:
+                continue
             try:
                 good_reply(reply, self.timeout)
+                note_costs(reply, self.history[-1])
             except PayloadError as error:
                 self.leave_out(node, f"{kind}: {error}")
                 continue
-            note_costs(reply, self.history[-1])
             yield node, reply
         for node in waiting.values():
-            self.leave_out(node, f"{kind}: no reply within {self.timeout:g} s")
+            self.leave_out(node, f"{kind}: {no_reply(self.timeout)}")
 
     def leave_out(self, node: Node, why: str) -> None:
         """Name a client and leave it out of the rest of the round."""
         self._dropped.add(node.partition)
         self._leave_out(node, why, self.history[-1])
+
+    def check_bounds(self, node: Node, payload: EditPayload) -> None:
+        """Refuse a contribution that does more than one client may.
+
+        Raises
+        ------
+        PayloadError
+            Saying what was measured and what is allowed.
+        """
+        bounds, plan = self.plan.bounds, self.plan
+        if bounds is None:
+            return
+        most = sum(other.edits for other in self._everybody) if self.pooled else node.edits
+        if plan.conflict.policy:
+            # A winning edit may be made once more, and is strengthened.
+            most *= 2 + plan.conflict.strength
+        bounds.check(payload, plan.priors, plan.spec.mode, most)
 
     def sent_state(self, exchange: int) -> EditState:
         """Return the state that goes out with an exchange."""
@@ -220,14 +255,15 @@ class EditStrategy(FederatedStrategy):
             try:
                 good_reply(reply, self.timeout)
                 payload = wire.read_payload(reply.content, expected)
+                self.check_bounds(node, payload)
+                note_costs(reply, record)
             except PayloadError as error:
                 self.leave_out(node, str(error))
                 del reply
                 continue
             self.contributors.append(node.partition)
-            note_costs(reply, record)
             yield payload
             # Nothing may hold a reply while the next one is fetched: it can be as large as a sum.
             del reply, payload
         for node in waiting.values():
-            self.leave_out(node, f"no reply within {self.timeout:g} s")
+            self.leave_out(node, no_reply(self.timeout))

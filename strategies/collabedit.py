@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import reduce
 from operator import add
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from flwr.app import RecordDict
+from torch import Tensor
 
 from fleke_flwr import wire
-from fleke_flwr.errors import ConfigError, PayloadError
+from fleke_flwr.errors import ConfigError, PayloadError, StatisticsError
 from fleke_flwr.linalg import demanded, solve_group
 from fleke_flwr.state import EditState
 from fleke_flwr.strategies.base import EditStrategy
@@ -21,6 +22,7 @@ from fleke_flwr.strategies.kept_sums import KeptSums, Share
 from fleke_flwr.strategies.memory import Memory
 from fleke_flwr.strategies.nodes import Node
 from fleke_flwr.strategies.overlap import KeySpaces
+from fleke_flwr.strategies.packing import pack_groups, unpack_groups
 from fleke_flwr.strategies.plan import Plan
 from fleke_flwr.strategies.pool import Pool
 from fleke_flwr.types import (
@@ -165,27 +167,71 @@ class CollabEdit(EditStrategy):
         if self.pooled or settled or not (alone and summed):
             return None
         sums = self.memory.past if self.plan.memory == "statistics" else self.running
-        return KeptSums(sums, tuple(self._shares))
+        return KeptSums(sums, tuple(self._shares)) if sums else None
 
-    def order_content(self, round_: int, part: str = wire.ALL_EDITS) -> RecordDict:
+    def remembered(self) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """Return what the memory keeps, and whose part of the sums is where."""
+        # A single round's sums serve withdrawals alone, for which dense ones would be large.
+        single = self.plan.rounds == 1 and self.memory.kind == "none"
+        factored = all(statistics.is_factored for statistics in self.running.values())
+        alone = self.running if single and factored else {}
+        tensors: dict[str, Tensor] = {}
+        about: dict[str, Any] = {"shares": [asdict(share) for share in self._shares]}
+        for name, groups in (("past", self.memory.past), ("running", alone)):
+            found, about[name] = pack_groups(groups)
+            tensors |= {f"{name}:{key}": tensor for key, tensor in found.items()}
+        return tensors, about
+
+    def remember(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Take the memory over."""
+        self._shares = [Share(**share) for share in about["shares"]]
+        self.memory.past, self.running = (
+            unpack_groups(
+                {
+                    key.removeprefix(f"{name}:"): tensor
+                    for key, tensor in tensors.items()
+                    if key.startswith(f"{name}:")
+                },
+                about[name],
+            )
+            for name in ("past", "running")
+        )
+
+    def order_content(self, round_: int, part: str = wire.ALL_EDITS, first: int = 0) -> RecordDict:
         """Return an order outside the exchanges, with the state that it refers to."""
-        order = replace(self._order(round_, 0), part=part)
+        order = replace(self._order(round_, 0), part=part, first=first or round_)
         return wire.write_order(order, self.state if part == wire.ALL_EDITS else self._reference)
 
     def amend(self, round_: int, part: str, nodes: Sequence[Node]) -> None:
         """Ask clients for what they take back or add, and put it into the running sums."""
-        expected = self._expected(0, self._reference)
-        order = self.order_content(round_, part)
-        for node, reply in self.ask(nodes, "train.edit", lambda _: order):
+        place = replace(self._order(round_, 0), part=part).place
+        expected = replace(self._expected(0, self._reference), place=place)
+
+        def order(node: Node) -> RecordDict:
+            return self.order_content(round_, part, self.first_fresh(node.partition, round_))
+
+        for node, reply in self.ask(nodes, "train.edit", order):
             try:
                 payload = wire.read_payload(reply.content, expected)
+                self.check_bounds(node, payload)
+                self.running = self._amended(part, payload.statistics)
             except PayloadError as error:
                 self.leave_out(node, f"{part}: {error}")
-                continue
-            for group, statistics in payload.statistics.items():
-                running = self.running[group]
-                taken_back = part == wire.WITHDRAWN
-                self.running[group] = running - statistics if taken_back else running + statistics
+
+    def _amended(
+        self, part: str, changes: Mapping[str, LayerStatistics]
+    ) -> dict[str, LayerStatistics]:
+        """Return the running sums with a change; refuse to take out what was never put in."""
+        amended = dict(self.running)
+        for group, change in changes.items():
+            taken_back = part == wire.WITHDRAWN
+            amended[group] = amended[group] - change if taken_back else amended[group] + change
+        if part == wire.WITHDRAWN:
+            try:
+                self._whole(amended)
+            except StatisticsError as error:
+                raise PayloadError(str(error)) from error
+        return amended
 
     def settled(self, round_: int) -> None:
         """Solve the running sums again."""
@@ -200,13 +246,17 @@ class CollabEdit(EditStrategy):
             self.take_edits(round_, exchange, replies)
 
     def _solved(self, groups: Iterable[str]) -> Mapping[str, LayerUpdate]:
-        systems = {group: self.memory.system(group, self.running[group]) for group in groups}
+        self._change.update(self._whole({group: self.running[group] for group in groups}))
+        return add_updates(self._reference.updates, self.narrowed(self._change))
+
+    def _whole(self, sums: Mapping[str, LayerStatistics]) -> Mapping[str, LayerUpdate]:
+        """Solve running sums together with what the memory knows."""
+        systems = {group: self.memory.system(group, found) for group, found in sums.items()}
         spec = self.plan.spec
         whole = EditPayload(
             self.plan.base, self.state.fingerprint, spec.editor, spec.mode, 0, systems
         )
-        self._change.update(self.merge([whole], self.state))
-        return add_updates(self._reference.updates, self.narrowed(self._change))
+        return self.merge([whole], self.state)
 
     def _demanded(self, group: str, statistics: LayerStatistics) -> LayerStatistics:
         """Return what the round's total update is asked for: the rest and what it gives now."""

@@ -122,7 +122,16 @@ class Settlement:
 
     def _claims(self, nodes: Sequence[Node], disputed: Sequence[str]) -> dict[int, list[Claim]]:
         content = self._with(wire.write_tags(disputed))
-        return self._asked(nodes, "query.claims", content, wire.read_claims)
+        asked = set(disputed)
+
+        def claims(reply: RecordDict) -> list[Claim]:
+            found = wire.read_claims(reply)
+            for claim in found:
+                if claim.round > self._round or question_of(claim.tag) not in asked:
+                    raise PayloadError("a claim of a later round, or of what nobody disputes")
+            return found
+
+        return self._asked(nodes, "query.claims", content, claims)
 
     def _tell(self, nodes: Sequence[Node], verdicts: Mapping[int, Verdict]) -> None:
         concerned = [node for node in nodes if node.partition in verdicts]
@@ -135,7 +144,7 @@ class Settlement:
 
     def _judged(self, nodes: Sequence[Node], questions: Sequence[str]) -> dict[str, Sums]:
         content = self._with(wire.write_tags(questions))
-        found = self._asked(nodes, "evaluate.pairs", content, wire.read_groups)
+        found = self._asked(nodes, "evaluate.pairs", content, _pairs)
         return {
             name: wire.add_sums([groups[name] for groups in found.values()])
             for name in (wire.PAIRS, wire.UNRELATED)
@@ -172,6 +181,14 @@ class Settlement:
         content = self._strategy.order_content(self._round)
         content["conflict"] = record
         return content
+
+
+def _pairs(content: RecordDict) -> dict[str, Sums]:
+    """Read the measurements of settled pairs and of what nobody disputes."""
+    groups = wire.read_groups(content)
+    if not {wire.PAIRS, wire.UNRELATED} <= set(groups):
+        raise PayloadError("the reply lacks measurements of pairs, or of unrelated records")
+    return groups
 
 
 def _clients(verdicts: Mapping[int, Verdict], part: str) -> set[int]:

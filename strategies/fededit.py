@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from fleke_flwr import wire
 from fleke_flwr.config import FedEditConfig
 from fleke_flwr.errors import PayloadError
+from fleke_flwr.strategies.bounds import check_targets
 from fleke_flwr.strategies.federated import FederatedStrategy, log
 from fleke_flwr.strategies.nodes import Node
 from fleke_flwr.strategies.plan import Plan
@@ -59,6 +61,7 @@ class FedEdit(FederatedStrategy):
         super().__init__(plan, nodes)
         self.fededit = fededit or FedEditConfig()
         self.store = VectorStore()
+        self._present = 0
 
     @property
     def exchanges(self) -> int:
@@ -89,15 +92,15 @@ class FedEdit(FederatedStrategy):
     ) -> Iterable[Message]:
         """Ask for this slot's vectors, or hand out the others'."""
         slot, exchange = self._place(server_round)
-        nodes = self._known_nodes(grid)
         if exchange == _SHARE:
             self.history.append(RoundRecord(slot))
+            nodes = self._welcome(slot, grid)
             self._asked = list(nodes)
             self._phase(f"{self.label}: edit and share, slot {slot}")
             content = wire.write_order(self._order(slot, exchange), self.state)
             return [self._message(node, "train.share", content, server_round) for node in nodes]
         self._phase(f"{self.label}: re-edit, slot {slot}")
-        return self._hand_out(nodes, slot, server_round)
+        return self._hand_out(self._known_nodes(grid), slot, server_round)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -109,11 +112,21 @@ class FedEdit(FederatedStrategy):
             self._keep_uploads(list(replies), slot, record)
         else:
             self._book_receipts(list(replies), slot, record)
+            self.on_round()
         counts = {f"count-{name}": value for name, value in record.counts.items()}
         return None, MetricRecord({"edits": record.edits, **counts})
 
+    def remembered(self) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """Return the uploads of all slots, and who has been handed what."""
+        return self.store.packed()
+
+    def remember(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Take the uploads over."""
+        self.store = VectorStore.unpacked(tensors, about)
+
     def _hand_out(self, nodes: Sequence[Node], slot: int, server_round: int) -> list[Message]:
         self._asked, messages = [], []
+        self._present = len(nodes)
         order = wire.write_order(self._order(slot, _REEDIT), self.state)
         for node in nodes:
             received = self.store.waiting(node.partition)
@@ -135,21 +148,40 @@ class FedEdit(FederatedStrategy):
         for node, reply in self._good_replies(replies, record):
             try:
                 shared = wire.read_vectors(reply.content, expected)
+                self._check_bounds(node, shared)
+                note_costs(reply, record)
             except PayloadError as error:
                 self._leave_out(node, str(error), record)
                 continue
-            self.store.add(slot, node.partition, shared)
+            if self.store.add(slot, node.partition, shared):
+                self._say(f"client {node.partition} has lost its own model and makes it again")
             record.edits += len(shared.vectors)
-            note_costs(reply, record)
             good += 1
         self.check_enough(f"slot {slot}", good, record)
 
+    def _check_bounds(self, node: Node, shared: wire.SharedVectors) -> None:
+        bounds, spec, noise = self.plan.bounds, self.plan.spec, self.fededit.noise
+        if bounds is None:
+            return
+        if shared.first + len(shared.vectors) > node.edits:
+            raise PayloadError(
+                f"edits {shared.first} to {shared.first + len(shared.vectors)} of a client that "
+                f"has announced {node.edits}"
+            )
+        check_targets(shared.vectors, spec.clamp, noise)
+        if self.fededit.exchange != "tokens":
+            bounds.check_vectors(shared.vectors, self.plan.priors, spec.mode, noise)
+
     def _book_receipts(self, replies: Sequence[Message], slot: int, record: RoundRecord) -> None:
         # A client that nothing waits for is not asked, and none the worse for it.
-        good = self.plan.clients - len(self._asked)
+        good = self._present - len(self._asked)
         for node, reply in self._good_replies(replies, record):
+            try:
+                note_costs(reply, record)
+            except PayloadError as error:
+                self._leave_out(node, str(error), record)
+                continue
             self.store.served(node.partition, slot)
-            note_costs(reply, record)
             good += 1
         self.check_enough(f"slot {slot}, re-edit", good, record)
 

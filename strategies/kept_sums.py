@@ -5,16 +5,16 @@ Letters: ``U (d_in, r)`` factors of keys, ``F (d_out, r)`` of residuals; ``S``, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fleke_flwr.artifacts import read_tensors, write_tensors
 from fleke_flwr.errors import DataError
+from fleke_flwr.strategies.packing import pack_groups, unpack_groups
 from fleke_flwr.types import LayerStatistics
 
 _SCHEMA = 1
@@ -81,7 +81,16 @@ class KeptSums:
     @property
     def num_bytes(self) -> int:
         """Size of all numbers."""
-        return sum(tensor.nbytes for _, tensor in _tensors(self.groups))
+        return sum(tensor.nbytes for tensor in pack_groups(self.groups)[0].values())
+
+    def merged(self, round_: int, client: int) -> int | None:
+        """Return the round whose share holds a client's edits of a round.
+
+        A client that was left out brings them along when it takes part again. ``None`` if it never
+        did.
+        """
+        rounds = [share.round for share in self.shares if share.client == client]
+        return min((number for number in rounds if number >= round_), default=None)
 
     def without(self, round_: int, client: int) -> KeptSums:
         """Leave a client's part of one round out of factors."""
@@ -125,13 +134,14 @@ class KeptSums:
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Write to a safetensors file, with what else there is to say in its metadata."""
+        tensors, counts = pack_groups(self.groups)
         metadata = {
             **about,
             "schema": _SCHEMA,
-            "counts": {group: statistics.count for group, statistics in self.groups.items()},
+            "counts": counts,
             "shares": [asdict(share) for share in self.shares],
         }
-        write_tensors(path, dict(_tensors(self.groups)), metadata)
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path) -> tuple[KeptSums, dict[str, Any]]:
@@ -145,29 +155,9 @@ class KeptSums:
         tensors, about = read_tensors(path)
         if about.get("schema") != _SCHEMA or "shares" not in about:
             raise DataError(f"{path}: not the kept sums of fleke-flwr (schema {_SCHEMA})")
-        groups = {
-            group: LayerStatistics(
-                count,
-                **{
-                    part: tensors[f"{group}/{part}"]
-                    for part in ("keys", "residuals", "gram", "cross")
-                    if f"{group}/{part}" in tensors
-                },
-            )
-            for group, count in about["counts"].items()
-        }
+        groups = unpack_groups(tensors, about["counts"])
         return cls(groups, [Share(**share) for share in about["shares"]]), about
 
 
 def _columns(statistics: LayerStatistics) -> int:
     return 0 if statistics.keys is None else int(statistics.keys.shape[1])
-
-
-def _tensors(groups: Mapping[str, LayerStatistics]) -> Iterator[tuple[str, Tensor]]:
-    for group, statistics in groups.items():
-        if statistics.is_factored:
-            parts = dict(zip(("keys", "residuals"), statistics.factors(), strict=True))
-        else:
-            parts = dict(zip(("gram", "cross"), statistics.sums(), strict=True))
-        for part, tensor in parts.items():
-            yield f"{group}/{part}", tensor

@@ -1,15 +1,16 @@
-"""Which nodes take part: found by a ``query.describe`` message, ordered by partition."""
+"""Which nodes take part: found by ``query.describe`` messages, ordered by partition."""
 
 from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fleke_flwr import __version__
 from fleke_flwr.errors import RunError
 
 _POLL_SECONDS = 0.2
@@ -22,7 +23,7 @@ class Node:
     Parameters
     ----------
     node_id : int
-        Flower's random identifier, good for this run only.
+        Flower's identifier, good for this run only.
     partition : int
         The client's own number, which orders everything.
     base : str
@@ -31,6 +32,8 @@ class Node:
         Number of its records.
     version : str
         Its version of fleke-flwr.
+    own_data : bool
+        Whether it brought its own records, as in a deployment.
     """
 
     node_id: int
@@ -38,67 +41,194 @@ class Node:
     base: str
     edits: int
     version: str
+    own_data: bool = False
 
 
-def discover(grid: Grid, wanted: int, timeout: float) -> list[Node]:
-    """Wait for ``wanted`` nodes, ask each to describe itself, return them by partition.
+@dataclass
+class RollCall:
+    """Finds out who is there, at the start and again before every round.
 
-    Raises
-    ------
-    RunError
-        If too few nodes connect in time, a node cannot describe itself, or two nodes claim the
-        same partition.
+    A node that cannot take part is named and asked again next time: it may have been mended.
+
+    Parameters
+    ----------
+    base : str
+        Fingerprint of the base model that all must hold.
+    wanted, needed : int
+        How many clients are waited for, and how many suffice.
+    join_timeout : float
+        Seconds to wait for them.
+    timeout : float
+        Seconds that a node has to describe itself.
+    say : Callable[[str], None]
+        Is told who is left out and why.
+    nodes : list[Node]
+        Who takes part, by partition.
+    refused : dict[int, str]
+        Who does not, by node, with the reason.
     """
-    node_ids = _wait_for_nodes(grid, wanted, timeout)
-    messages = [
-        Message(RecordDict({"config": ConfigRecord()}), node_id, "query.describe")
-        for node_id in node_ids
-    ]
-    replies = grid.send_and_receive(messages, timeout=timeout)
-    nodes = [_read(reply) for reply in replies]
-    if len(nodes) < wanted:
-        raise RunError(
-            f"{len(nodes)} of {wanted} clients described themselves within {timeout:g} s; "
-            "look at the logs of the others, or raise timeout"
-        )
-    nodes.sort(key=lambda node: node.partition)
-    for first, second in pairwise(nodes):
-        if first.partition == second.partition:
+
+    base: str
+    wanted: int
+    needed: int
+    join_timeout: float
+    timeout: float
+    say: Callable[[str], None]
+    nodes: list[Node] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def first(self, grid: Grid) -> list[Node]:
+        """Wait for the clients and return those that can take part, by partition.
+
+        Raises
+        ------
+        RunError
+            If they are fewer than needed, with the reason for everyone who is left out.
+        """
+        self.nodes = self._joined([], self._described(grid, self._present(grid)))
+        if len(self.nodes) < self.needed:
+            reasons = [f"node {node_id}: {why}" for node_id, why in self.refused.items()]
             raise RunError(
-                f"two clients claim partition {first.partition}; "
-                "give every node its own partition-id"
+                f"{len(self.nodes)} of {self.wanted} clients can take part and {self.needed} are "
+                f"needed; nothing was edited. {'; '.join(reasons)}"
             )
-    return nodes
+        return self.nodes
+
+    def again(self, grid: Grid) -> list[Node]:
+        """Return those who have come since."""
+        present = set(grid.get_node_ids())
+        strangers = present - {node.node_id for node in self.nodes}
+        if not strangers:
+            return []
+        # Who is gone makes room: a restarted client may come back as another node.
+        stay = [node for node in self.nodes if node.node_id in present]
+        gone = [node for node in self.nodes if node.node_id not in present]
+        found = self._joined(stay, self._described(grid, sorted(strangers)))
+        taken = {node.partition for node in found}
+        back = found + [node for node in gone if node.partition not in taken]
+        self.nodes = sorted(back, key=lambda node: node.partition)
+        return [node for node in found if node.node_id in strangers]
+
+    def _present(self, grid: Grid) -> list[int]:
+        """Wait until all are there, or time is up."""
+        deadline = time.monotonic() + self.join_timeout
+        while True:
+            node_ids = list(grid.get_node_ids())
+            if len(node_ids) >= self.wanted:
+                return node_ids
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(min(_POLL_SECONDS, self.join_timeout))
+        found = f"{len(node_ids)} of {self.wanted} clients connected within {self.join_timeout:g} s"
+        if len(node_ids) < self.needed:
+            raise RunError(
+                f"{found} and {self.needed} are needed; start the missing nodes, or lower "
+                "clients or min-clients"
+            )
+        self.say(f"{found}; going on with them, others may join later")
+        return node_ids
+
+    def _described(self, grid: Grid, node_ids: Sequence[int]) -> list[Node]:
+        messages = [
+            Message(RecordDict({"config": ConfigRecord()}), node_id, "query.describe")
+            for node_id in node_ids
+        ]
+        waiting, found = set(node_ids), []
+        for reply in grid.send_and_receive(messages, timeout=self.timeout):
+            node_id = reply.metadata.src_node_id
+            waiting.discard(node_id)
+            try:
+                node = _read(reply)
+            except _Unfit as unfit:
+                self._refuse(node_id, str(unfit))
+                continue
+            if why := self._unfit(node):
+                self._refuse(node_id, f"client {node.partition}: {why}")
+                continue
+            found.append(node)
+        for node_id in sorted(waiting):
+            self._refuse(node_id, f"did not describe itself within {self.timeout:g} s")
+        return found
+
+    def _unfit(self, node: Node) -> str:
+        if node.version != __version__:
+            return (
+                f"runs fleke-flwr {node.version} and the server {__version__}; "
+                "install the same version on all nodes"
+            )
+        if node.base != self.base:
+            return (
+                f"holds another base model, {node.base}, and the server {self.base}; "
+                "all must load the same weights and tokenizer"
+            )
+        if node.partition >= self.wanted:
+            return f"its partition-id is beyond those of clients = {self.wanted}"
+        return ""
+
+    def _joined(self, known: Sequence[Node], fresh: Sequence[Node]) -> list[Node]:
+        """Put nodes in order; of two that claim one partition, none can be preferred."""
+        claims: dict[int, list[Node]] = {}
+        for node in (*known, *fresh):
+            claims.setdefault(node.partition, []).append(node)
+        joined = []
+        for partition, claimants in sorted(claims.items()):
+            if len(claimants) == 1:
+                joined += claimants
+                self.refused.pop(claimants[0].node_id, None)
+                continue
+            for node in claimants:
+                if node in known:
+                    joined.append(node)
+                else:
+                    self._refuse(
+                        node.node_id,
+                        f"two clients claim partition {partition}; "
+                        "give every node its own partition-id",
+                    )
+        return joined
+
+    def _refuse(self, node_id: int, why: str) -> None:
+        if self.refused.get(node_id) != why:
+            self.say(f"node {node_id} is left out: {why}")
+        self.refused[node_id] = why
 
 
-def _wait_for_nodes(grid: Grid, wanted: int, timeout: float) -> list[int]:
-    deadline = time.monotonic() + timeout
-    while True:
-        node_ids = list(grid.get_node_ids())
-        if len(node_ids) >= wanted:
-            return node_ids
-        if time.monotonic() > deadline:
-            raise RunError(
-                f"{len(node_ids)} of {wanted} clients connected within {timeout:g} s; "
-                "start the missing nodes, or lower clients"
-            )
-        time.sleep(_POLL_SECONDS)
+class _Unfit(Exception):
+    """A node did not describe itself as it should."""
 
 
 def _read(reply: Message) -> Node:
     if reply.has_error():
-        raise RunError(f"a client could not describe itself: {reason(reply)}; nothing was edited")
-    content = json.loads(str(reply.content.config_records["meta"]["json"]))
-    return Node(
-        node_id=reply.metadata.src_node_id,
-        partition=int(content["partition"]),
-        base=str(content["base"]),
-        edits=int(content["edits"]),
-        version=str(content["version"]),
-    )
+        raise _Unfit(f"could not describe itself: {reason(reply)}")
+    try:
+        content = json.loads(str(reply.content.config_records["meta"]["json"]))
+        node = Node(
+            node_id=reply.metadata.src_node_id,
+            partition=content["partition"],
+            base=content["base"],
+            edits=content["edits"],
+            version=content["version"],
+            own_data=content["own_data"],
+        )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise _Unfit(f"described itself in another form ({_short(repr(error))})") from error
+    numbers, texts = (node.partition, node.edits), (node.base, node.version)
+    if (
+        any(type(number) is not int or not 0 <= number <= 2**31 for number in numbers)
+        or not all(isinstance(text, str) and len(text) <= 64 for text in texts)
+        or type(node.own_data) is not bool
+    ):
+        raise _Unfit("described itself with something else than numbers and names")
+    return node
 
 
 def reason(reply: Message) -> str:
     """Return the last line of an error reply, which is the one that says what happened."""
     lines = [line.strip() for line in (reply.error.reason or "").splitlines() if line.strip()]
-    return lines[-1] if lines else f"error code {reply.error.code} without a reason"
+    return _short(lines[-1]) if lines else f"error code {reply.error.code} without a reason"
+
+
+def _short(text: str) -> str:
+    """Return what another machine wrote as it can be shown: in one line of bearable length."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
+    return shown if len(shown) <= 500 else f"{shown[:500]}..."

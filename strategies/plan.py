@@ -11,6 +11,7 @@ from fleke_flwr.config import ConflictConfig, OverlapConfig
 from fleke_flwr.linalg import Prior
 from fleke_flwr.progress import Progress, Silent
 from fleke_flwr.spec import EditSpec
+from fleke_flwr.strategies.bounds import Bounds
 from fleke_flwr.values import Scalar
 
 
@@ -36,6 +37,8 @@ class Plan:
         Precision in which the shared state travels and is kept.
     clients, needed_clients : int
         How many nodes take part, and how many good replies every exchange needs.
+    join_timeout : float
+        Seconds that the first round waits for clients, if no nodes are given.
     rounds : int
         Rounds the records are spread over.
     memory : str
@@ -44,6 +47,8 @@ class Plan:
         Weights of the covariance and of past keys where ``memory`` is ``dynamic``.
     sweeps : int
         How often a round goes over its requests.
+    bounds : Bounds or None
+        How much one client may do; without any, contributions are only checked for their form.
     conflict : ConflictConfig
         How contradicting edits are settled.
     overlap : OverlapConfig
@@ -66,11 +71,13 @@ class Plan:
     state_dtype: torch.dtype = torch.float32
     clients: int = 2
     needed_clients: int = 2
+    join_timeout: float = 300.0
     rounds: int = 1
     memory: str = "none"
     beta0: float = 1.0
     beta1: float = 0.0
     sweeps: int = 1
+    bounds: Bounds | None = None
     conflict: ConflictConfig = field(default_factory=ConflictConfig)
     overlap: OverlapConfig = field(default_factory=OverlapConfig)
     evaluate_every: int = 1

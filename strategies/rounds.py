@@ -30,6 +30,8 @@ class RoundRecord:
         Target vectors that were optimised, and that were known already.
     left_out : dict[int, str]
         Clients left out, with the reason.
+    merged : list[int]
+        Clients whose edits are in the shared model since this round.
     clients : dict[int, Sums]
         Measurements by client on its own records, as sums that add up.
     groups : dict[str, dict[int, Sums]]
@@ -58,6 +60,7 @@ class RoundRecord:
     optimized: int = 0
     reused: int = 0
     left_out: dict[int, str] = field(default_factory=dict)
+    merged: list[int] = field(default_factory=list)
     clients: dict[int, Sums] = field(default_factory=dict)
     groups: dict[str, dict[int, Sums]] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
@@ -73,6 +76,11 @@ class RoundRecord:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
 
 
+def no_reply(timeout: float) -> str:
+    """Say what is known of a client that did not answer."""
+    return f"no reply within {timeout:g} s, or no longer connected"
+
+
 def good_reply(reply: Message | None, timeout: float) -> Message:
     """Return a reply that arrived without error.
 
@@ -82,22 +90,24 @@ def good_reply(reply: Message | None, timeout: float) -> Message:
         If there is none, or the client raised.
     """
     if reply is None:
-        raise PayloadError(f"no reply within {timeout:g} s")
+        raise PayloadError(no_reply(timeout))
     if reply.has_error():
         raise PayloadError(reason(reply))
     return reply
 
 
 def note_costs(reply: Message, record: RoundRecord) -> None:
-    """Book what the client reports it spent."""
+    """Book what the client reports it spent.
+
+    Raises
+    ------
+    PayloadError
+        If that is nothing that could have been spent; then nothing is booked.
+    """
+    costs = wire.read_costs(reply.content)
     if "payload" in reply.content.array_records:
         record.up_bytes += wire.num_bytes(reply.content.array_records["payload"])
-    metrics = reply.content.metric_records.get("metrics")
-    if metrics is None:
-        return
-    for name, value in metrics.items():
-        if not isinstance(value, int | float):
-            continue
+    for name, value in costs.items():
         if name.startswith("seconds-"):
             record.spend(name.removeprefix("seconds-"), float(value))
         elif name.startswith("count-"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from fleke_flwr import wire
 from fleke_flwr.wire import Received, SharedVectors
 
 
@@ -43,10 +46,22 @@ class VectorStore:
         self._uploads: list[Upload] = []
         self._served: dict[int, int] = {}
 
-    def add(self, slot: int, sender: int, shared: SharedVectors) -> None:
-        """Keep an upload; one without edits leaves nothing."""
-        if len(shared.vectors):
-            self._uploads.append(Upload(slot, sender, shared))
+    def add(self, slot: int, sender: int, shared: SharedVectors) -> bool:
+        """Keep an upload; one without edits leaves nothing.
+
+        Returns
+        -------
+        bool
+            Whether the sender starts over: with its first edit again, as a node does that was
+            started anew and keeps no files. It is then handed everything once more.
+        """
+        if not len(shared.vectors):
+            return False
+        over = shared.first == 0 and any(upload.sender == sender for upload in self._uploads)
+        if over:
+            self._served.pop(sender, None)
+        self._uploads.append(Upload(slot, sender, shared))
+        return over
 
     def waiting(self, client: int) -> Received | None:
         """Return the others' edits that a client has not been handed yet; ``None`` if none."""
@@ -61,3 +76,38 @@ class VectorStore:
     def served(self, client: int, slot: int) -> None:
         """Note that a client has been handed everything up to a slot."""
         self._served[client] = slot
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return everything as tensors and JSON, for a file."""
+        tensors = {
+            f"{place}/{name}": tensor
+            for place, upload in enumerate(self._uploads)
+            for name, tensor in wire.pack_vectors(upload.shared.vectors).items()
+        }
+        uploads = [
+            {
+                "slot": upload.slot,
+                "sender": upload.sender,
+                "first": upload.shared.first,
+                "texts": upload.shared.texts,
+            }
+            for upload in self._uploads
+        ]
+        return tensors, {"uploads": uploads, "served": dict(self._served)}
+
+    @classmethod
+    def unpacked(cls, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> VectorStore:
+        """Rebuild :meth:`packed`."""
+        store = cls()
+        for place, entry in enumerate(about["uploads"]):
+            prefix = f"{place}/"
+            named = {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+            texts = tuple((prompt, subject, target) for prompt, subject, target in entry["texts"])
+            shared = SharedVectors(wire.unpack_vectors(named), entry["first"], texts)
+            store._uploads.append(Upload(entry["slot"], entry["sender"], shared))
+        store._served = {int(client): slot for client, slot in about["served"].items()}
+        return store

@@ -16,6 +16,7 @@ from fleke_flwr.progress import Progress
 
 _POLL_SECONDS = 0.05
 _LONGEST_POLL_SECONDS = 1.0
+_LOOK_SECONDS = 5.0
 
 
 class WatchedGrid(Grid):
@@ -23,7 +24,8 @@ class WatchedGrid(Grid):
 
     A reply is pulled when the one before it has been dealt with, so that who adds replies up never
     holds two, and the sum does not depend on who was fastest. Until then it waits where Flower
-    keeps it.
+    keeps it. A node that is no longer connected is not waited for: Flower takes a node for gone a
+    minute or so after its last sign of life.
 
     Parameters
     ----------
@@ -88,27 +90,39 @@ class WatchedGrid(Grid):
         Iterable[Message]
             To be gone through once.
         """
-        pushed = list(self.push_messages(list(messages)))
+        sent = list(messages)
+        pushed = list(self.push_messages(sent))
         if not pushed:
             return iter(())
         self._progress.start(self.phase, len(pushed))
         deadline = None if timeout is None else time.monotonic() + timeout
-        return self._replies(pushed, self.phase, deadline)
+        waiting = [
+            # Flower has no id for a message that it refused.
+            (message_id, message.metadata.dst_node_id)
+            for message_id, message in zip(pushed, sent, strict=True)
+            if message_id
+        ]
+        return self._replies(waiting, self.phase, deadline)
 
     def _replies(
-        self, pushed: Sequence[str], phase: str, deadline: float | None
+        self, waiting: Sequence[tuple[str, int]], phase: str, deadline: float | None
     ) -> Iterator[Message]:
-        for message_id in pushed:
-            # Flower has no id for a message that it refused. No name is given to a reply: it would
-            # live on while the next one is pulled.
-            if message_id:
-                yield from self._wait(message_id, phase, deadline)
+        for message_id, node_id in waiting:
+            # No name is given to a reply: it would live on while the next one is pulled.
+            yield from self._wait(message_id, node_id, phase, deadline)
 
-    def _wait(self, message_id: str, phase: str, deadline: float | None) -> list[Message]:
+    def _wait(
+        self, message_id: str, node_id: int, phase: str, deadline: float | None
+    ) -> list[Message]:
         """Poll for one reply at growing intervals, and once more at the deadline."""
         pause = _POLL_SECONDS
+        looked = time.monotonic()
+        late = False
         while True:
-            late = deadline is not None and time.monotonic() >= deadline
+            if time.monotonic() - looked >= _LOOK_SECONDS:
+                looked = time.monotonic()
+                late = node_id not in set(self._grid.get_node_ids())
+            late = late or (deadline is not None and time.monotonic() >= deadline)
             arrived = list(self.pull_messages([message_id]))
             if arrived:
                 self._progress.advance(phase, len(arrived))

@@ -52,6 +52,7 @@ def _module(path: Path) -> str:
 def test_the_package_alone_loads_nothing_heavy() -> None:
     result = _run(
         "import sys, fleke_flwr, fleke_flwr.apps\n"
+        "assert 'EditStrategy' in dir(fleke_flwr)\n"
         "heavy = {'torch', 'flwr', 'transformers', 'numpy', 'ray'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )

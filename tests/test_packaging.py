@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -54,12 +58,36 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Install the wheel into a folder of its own and return an environment that finds it first."""
-    folder = tmp_path_factory.mktemp("site")
-    options = ["--no-deps", "--no-index", "--quiet", "--target", str(folder)]
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(wheel)], check=True)
-    return {**os.environ, "PYTHONPATH": str(folder)}
+def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel into an empty environment, as one without this checkout would have it.
+
+    Dependencies are borrowed from the environment of the tests through a path file. Path files
+    that lie there are not read, so the link of an editable install to the checkout is none here.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    options = ["--no-deps", "--no-index", "--quiet"]
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
+    subprocess.run([*pip, "install", *options, str(wheel)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    borrowed = "\n".join(sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}))
+    (site / "borrowed.pth").write_text(borrowed + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """Return a folder with packages that are called as ours are in the checkout."""
+    for name in ("strategies", "apps", "configs", "tests"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise RuntimeError('the wrong {name}')\n")
+    return tmp_path
+
+
+def _without_checkout(workplace: Path) -> dict[str, str]:
+    """Return an environment in which the working directory is searched before all else."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return {**own, "PYTHONPATH": str(workplace)}
 
 
 def test_the_defaults_of_the_app_are_those_of_the_code() -> None:
@@ -92,7 +120,7 @@ def test_every_dependency_is_pinned() -> None:
         if "==" in line
     }
     extras = PROJECT["project"]["optional-dependencies"]
-    wanted = [*PROJECT["project"]["dependencies"], *extras["test"], *extras["dev"]]
+    wanted = [*PROJECT["project"]["dependencies"], *(text for e in extras.values() for text in e)]
     names = {text.split("[")[0].split(">")[0].split("=")[0].strip().lower() for text in wanted}
     assert names - {"fleke-flwr"} <= pinned
 
@@ -140,43 +168,80 @@ def test_the_wheel_holds_one_name(wheel: Path) -> None:
         "world/model/model.safetensors",
     ):
         assert f"fleke_flwr/{wanted}" in held
-    assert not [name for name in held if "test" in name.lower()]
+    assert [name for name in held if "test" in name.lower()] == ["fleke_flwr/testing.py"]
 
 
 @pytest.mark.slow
-def test_the_wheel_works_away_from_the_checkout(installed: dict[str, str], tmp_path: Path) -> None:
+def test_the_wheel_works_away_from_the_checkout(elsewhere: Path, workplace: Path) -> None:
     code = (
         "import fleke_flwr, fleke_flwr.apps.preflight as preflight, sys\n"
         "from fleke_flwr.strategies import STRATEGIES\n"
         "from fleke_flwr.world import embedded_directory\n"
-        "site = sys.argv[1]\n"
+        "site, checkout = sys.argv[1:]\n"
         "assert fleke_flwr.__file__.startswith(site), fleke_flwr.__file__\n"
         "assert len(fleke_flwr.__path__) == 1, fleke_flwr.__path__\n"
         "assert preflight.__file__.startswith(site), preflight.__file__\n"
         "assert str(embedded_directory()).startswith(site)\n"
         "assert 'collabedit' in STRATEGIES.names()\n"
         "preflight.check(preflight.read_config('demo', []))\n"
+        "ours = [m for n, m in sys.modules.items() if n.split('.')[0] == 'fleke_flwr']\n"
+        "assert len(ours) > 30\n"
+        "assert all(m.__file__.startswith(site) for m in ours if m.__file__)\n"
+        "assert checkout not in sys.path, sys.path\n"
     )
     subprocess.run(
-        [sys.executable, "-c", code, installed["PYTHONPATH"]],
+        [str(elsewhere / "bin" / "python"), "-c", code, str(elsewhere), str(ROOT)],
         check=True,
-        cwd=tmp_path,
-        env=installed,
+        cwd=workplace,
+        env=_without_checkout(workplace),
     )
 
 
 @pytest.mark.slow
-def test_a_run_from_the_wheel_ends_with_a_report(installed: dict[str, str], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from fleke_flwr.apps.cli import main; main()"]
-    settings = ["clients=2", "data.edits=8", "edit.steps=3", "covariance.tokens=2000"]
-    subprocess.run(
-        [*command, "run", "collabedit", *settings, f"cache-dir={tmp_path / 'cache'}", "-o", "out"],
-        check=True,
-        cwd=tmp_path,
-        env=installed,
+def test_the_command_line_answers_at_once(elsewhere: Path, workplace: Path) -> None:
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        result = subprocess.run(
+            [str(elsewhere / "bin" / "fleke"), "--help"],
+            check=True,
+            cwd=workplace,
+            env=_without_checkout(workplace),
+            capture_output=True,
+            text=True,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert "compare" in result.stdout
+    # Seconds of the processor, which a busy machine does not stretch as it does those of the clock.
+    assert min(spent) < 2.0, spent
+
+
+@pytest.mark.slow
+def test_a_run_from_the_wheel_ends_with_a_report(elsewhere: Path, workplace: Path) -> None:
+    """Mark the installed copy, so that the manifest tells whether every process ran it."""
+    (package,) = elsewhere.glob("lib/python*/site-packages/fleke_flwr/__init__.py")
+    text = package.read_text(encoding="utf-8")
+    ours, marked = (f'__version__ = "{fleke_flwr.__version__}{mark}"' for mark in ("", "+wheel"))
+    assert ours in text
+    package.write_text(text.replace(ours, marked), encoding="utf-8")
+    settings = ["clients=2", "data.edits=6", "edit.steps=3", "evaluation.every=0"]
+    cheap = ["covariance.tokens=2000", f"cache-dir={workplace / 'cache'}"]
+    result = subprocess.run(
+        [str(elsewhere / "bin" / "fleke"), "run", "collabedit", *settings, *cheap, "-o", "out"],
+        cwd=workplace,
+        env=_without_checkout(workplace),
+        capture_output=True,
+        text=True,
     )
+    package.write_text(text, encoding="utf-8")
+    assert result.returncode == 0, result.stdout + result.stderr
     for name in ("metrics.json", "manifest.json", "edits.safetensors", "report.html", "done.json"):
-        assert (tmp_path / "out" / name).is_file(), name
+        assert (workplace / "out" / name).is_file(), name
+    manifest = json.loads((workplace / "out" / "manifest.json").read_text(encoding="utf-8"))
+    marked_version = f"{fleke_flwr.__version__}+wheel"
+    versions = [manifest["versions"]["fleke-flwr"], *(c["version"] for c in manifest["clients"])]
+    assert versions == [marked_version] * 3
 
 
 @pytest.mark.slow

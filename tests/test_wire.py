@@ -84,7 +84,7 @@ def test_updates_travel_as_products() -> None:
         assert torch.equal(update.dense(), received.updates[name].dense())
 
 
-@pytest.mark.parametrize("key", ["base", "state", "editor", "mode", "kind", "encoding"])
+@pytest.mark.parametrize("key", ["base", "state", "editor", "mode", "place", "kind", "encoding"])
 def test_a_payload_made_for_something_else_is_refused(key: str) -> None:
     content = wire.write_payload(payload(), "factors", "auto")
     with pytest.raises(PayloadError, match=f"{key} is .*expected 'other'"):
@@ -162,7 +162,54 @@ def test_sums_add_up_over_clients() -> None:
     assert total == {"efficacy": (2.5, 2.25, 3), "paraphrase": (0.5, 0.25, 1)}
 
 
-@pytest.mark.parametrize("values", [[1.0, 2.0], 3.0, [1.0, float("nan"), 1.0]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0, 2.0],
+        3.0,
+        [1.0, float("nan"), 1.0],
+        [3.0, 2.0, 2.0],
+        [1.0, -1.0, 2.0],
+        [0.0, 0.0, -1.0],
+        [1.0, 1.0, 1.5],
+        [1.0, 1.0, 0.0],
+    ],
+)
 def test_a_malformed_measurement_is_refused(values: list[float] | float) -> None:
     with pytest.raises(PayloadError):
         wire.read_sums(MetricRecord({"efficacy": values}))
+
+
+@pytest.mark.parametrize("name", ["", "<b>", "a" * 200, "a\nb", "ä"])
+def test_a_name_that_could_not_be_shown_is_refused(name: str) -> None:
+    with pytest.raises(PayloadError, match="plain name"):
+        wire.read_sums(MetricRecord({name: [1.0, 1.0, 1.0]}))
+
+
+def test_costs_are_read_by_name() -> None:
+    costs = {"seconds-targets": 1.5, "optimized": 3}
+    assert wire.read_costs(RecordDict({"metrics": MetricRecord(costs)})) == costs
+    assert wire.read_costs(RecordDict()) == {}
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), -0.5, [1.0], 10**30])
+def test_impossible_costs_are_refused(value: float) -> None:
+    with pytest.raises(PayloadError, match="a number from 0 on"):
+        wire.read_costs(RecordDict({"metrics": MetricRecord({"optimized": value})}))
+
+
+def test_a_claim_of_no_round_is_refused() -> None:
+    """A round before the first would win every dispute that the first comer wins."""
+    early = RecordDict({"conflict": wire.write_claims([wire.Claim(0, 0, "q:a")])})
+    with pytest.raises(PayloadError, match="counted from 1"):
+        wire.read_claims(early)
+
+
+def test_an_order_that_lacks_something_is_refused() -> None:
+    order = wire.TrainOrder(SPEC, "v", 1, 0, 0, 1, {}, "statistics", False, "factors", "auto", "s")
+    content = wire.write_order(order, EditState("base"))
+    text = str(content.config_records["config"]["json"])
+    for found in (text.replace('"sweep": 0, ', ""), text.replace('"sweep": 0', '"sweep": "0"')):
+        content["config"] = ConfigRecord({"json": found})
+        with pytest.raises(PayloadError, match="sweep"):
+            wire.read_order(content)

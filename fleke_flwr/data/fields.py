@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 from fleke_flwr.errors import RequestError
 from fleke_flwr.types import Probe
+
+# Half of a surrogate pair cannot be written as UTF-8, and the end of a C string is no text.
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
+_SHORT.maxlevel = 3
+
+
+def shown(value: object) -> str:
+    """Return a value for an error message: short, however deep or long it is."""
+    return _SHORT.repr(value)
 
 
 def text(record: Mapping[str, Any], key: str) -> str:
@@ -19,7 +32,8 @@ def text(record: Mapping[str, Any], key: str) -> str:
     """
     value = record.get(key)
     if not isinstance(value, str):
-        raise RequestError(f"field {key!r} is {value!r}; a text is needed")
+        raise RequestError(f"field {key!r} is {shown(value)}; a text is needed")
+    _check_characters(key, value)
     return value
 
 
@@ -37,20 +51,22 @@ def optional_text(record: Mapping[str, Any], key: str) -> str:
 
 
 def identifier(record: Mapping[str, Any], key: str, default: str) -> str:
-    """Return a name, which may be a number."""
+    """Return a name without space around it, which may be a number; the default where none is."""
     value = record.get(key)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RequestError(f"field {key!r} is {value!r}; a text or a whole number is needed")
-    return str(value)
+        raise RequestError(f"field {key!r} is {shown(value)}; a text or a whole number is needed")
+    name = str(value).strip()
+    _check_characters(key, name)
+    return name or default
 
 
 def mapping(record: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     """Return an object."""
     value = record.get(key)
     if not isinstance(value, Mapping):
-        raise RequestError(f"field {key!r} is {value!r}; an object is needed")
+        raise RequestError(f"field {key!r} is {shown(value)}; an object is needed")
     return value
 
 
@@ -58,7 +74,11 @@ def texts(record: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """Return a list of texts, none blank; nothing counts as an empty list."""
     values = [] if record.get(key) is None else record[key]
     if not isinstance(values, list) or not all(map(_is_filled, values)):
-        raise RequestError(f"field {key!r} is {values!r}; a list of texts is needed, none empty")
+        raise RequestError(
+            f"field {key!r} is {shown(values)}; a list of texts is needed, none empty"
+        )
+    for value in values:
+        _check_characters(key, value)
     return tuple(values)
 
 
@@ -67,9 +87,11 @@ def probes(record: Mapping[str, Any], key: str) -> tuple[Probe, ...]:
     values = [] if record.get(key) is None else record[key]
     if not isinstance(values, list) or not all(map(_is_probe, values)):
         raise RequestError(
-            f"field {key!r} is {values!r}; a list of objects with the texts "
+            f"field {key!r} is {shown(values)}; a list of objects with the texts "
             "'prompt' and 'target' is needed, none empty"
         )
+    for value in values:
+        _check_characters(key, value["prompt"] + value["target"])
     return tuple(Probe(value["prompt"], value["target"]) for value in values)
 
 
@@ -81,3 +103,12 @@ def _is_probe(value: object) -> bool:
     return isinstance(value, Mapping) and all(
         _is_filled(value.get(key)) for key in ("prompt", "target")
     )
+
+
+def _check_characters(key: str, value: str) -> None:
+    found = _NO_TEXT.search(value)
+    if found:
+        raise RequestError(
+            f"field {key!r} holds the character U+{ord(found[0]):04X}, which no text can hold; "
+            "remove it"
+        )

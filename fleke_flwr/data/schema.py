@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fleke_flwr.config import DataConfig
 from fleke_flwr.data import fields
 from fleke_flwr.data.conflicts import is_conflict, read_conflict
-from fleke_flwr.data.zsre import is_zsre, read_zsre
+from fleke_flwr.data.zsre import ZSRE_FIELDS, is_zsre, read_zsre
 from fleke_flwr.errors import RequestError
 from fleke_flwr.types import EditRequest, EvalCase
 
@@ -30,6 +30,78 @@ _USER_FIELDS = frozenset(
         "rival",
     )
 )
+_SHOWN_NAMES = 20
+_NEEDED = ("subject", "prompt", "target")
+# Fields that are lists or objects: a cell of a table holds them as JSON.
+STRUCTURED = frozenset(
+    (
+        "paraphrases",
+        "neighbors",
+        "attributes",
+        "generations",
+        "same_subject",
+        "references",
+        "locality",
+        "answers",
+        "requested_rewrite",
+        "paraphrase_prompts",
+        "neighborhood_prompts",
+        "attribute_prompts",
+        "generation_prompts",
+        "edit",
+    )
+)
+KNOWN_COLUMNS = _USER_FIELDS | ZSRE_FIELDS | STRUCTURED
+COUNTERFACT, ZSRE, CONFLICTS, OWN = "CounterFact", "zsRE", "CollabEdit conflicts", "own records"
+
+
+def schema_of(record: Mapping[str, Any]) -> str:
+    """Name the schema that a record is read in."""
+    if is_zsre(record):
+        return ZSRE
+    if "requested_rewrite" in record:
+        return COUNTERFACT
+    return CONFLICTS if is_conflict(record) else OWN
+
+
+def check_columns(columns: Collection[str], owner: str) -> None:
+    """Refuse the columns of a table that are of no schema, before any of its records is read.
+
+    Raises
+    ------
+    RequestError
+        Naming the columns that are missing, or not known.
+    """
+    record = dict.fromkeys(columns)
+    if "requested_rewrite" in record or "edit" in record:
+        return
+    needed = sorted(ZSRE_FIELDS | {"subject"}) if is_zsre(record) else _NEEDED
+    missing = [name for name in needed if name not in record]
+    if missing:
+        raise RequestError(
+            f"column(s) {', '.join(missing)} missing; found {_named(sorted(record))}. "
+            "See docs/data.md for the columns of each schema"
+        )
+    if not is_zsre(record):
+        _check_known(record, owner)
+
+
+def _check_known(record: Collection[str], owner: str) -> None:
+    known = _USER_FIELDS | {owner}
+    strange = sorted(set(record) - known)
+    if strange:
+        raise RequestError(
+            f"unknown field(s) {_named(strange)}; known are {', '.join(sorted(known))}"
+        )
+
+
+def _named(names: Collection[str]) -> str:
+    """List names, as far as they can be shown."""
+    shown = [
+        name if name.isprintable() and len(name) <= 40 else fields.shown(name) for name in names
+    ]
+    more = len(shown) - _SHOWN_NAMES
+    return ", ".join(shown[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def protocol_of(record: Mapping[str, Any]) -> str:
@@ -97,12 +169,7 @@ def _read_counterfact(record: Mapping[str, Any], number: int, owner: str) -> Eva
 
 
 def _read_user(record: Mapping[str, Any], number: int, owner: str) -> EvalCase:
-    known = _USER_FIELDS | {owner}
-    strange = sorted(set(record) - known)
-    if strange:
-        raise RequestError(
-            f"unknown field(s) {', '.join(strange)}; known are {', '.join(sorted(known))}"
-        )
+    _check_known(record, owner)
     subject = fields.text(record, "subject")
     request = EditRequest(
         case_id=fields.identifier(record, "case_id", str(number)),

@@ -17,14 +17,13 @@ from fleke_flwr.types import EditRequest, EvalCase, Probe
 EMPTY_ALTERNATIVE = "empty alternative answer"
 TRUE_ALTERNATIVE = "alternative answer is a true one"
 
-
-_FIELDS = frozenset(("src", "answers", "alt", "rephrase", "loc", "loc_ans"))
+ZSRE_FIELDS = frozenset(("src", "answers", "alt", "rephrase", "loc", "loc_ans"))
 _OTHERS = frozenset(("prompt", "requested_rewrite"))
 
 
 def is_zsre(record: Mapping[str, Any]) -> bool:
     """Whether a record has fields of zsRE, and no prompt of another schema."""
-    return not _FIELDS.isdisjoint(record) and _OTHERS.isdisjoint(record)
+    return not ZSRE_FIELDS.isdisjoint(record) and _OTHERS.isdisjoint(record)
 
 
 def read_zsre(record: Mapping[str, Any], number: int, data: DataConfig) -> EvalCase | str:

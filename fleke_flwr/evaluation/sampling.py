@@ -64,6 +64,42 @@ def generate(
     return [texts[draft] for draft in drafts]
 
 
+@torch.no_grad()
+def continue_greedily(
+    model: EditableModel, prompts: Sequence[str], tokens: int, batch_tokens: int
+) -> dict[str, str]:
+    """Return what a model says to every distinct prompt: its likeliest next tokens, one by one.
+
+    Parameters
+    ----------
+    model : EditableModel
+        With whatever edits are applied.
+    prompts : Sequence[str]
+        Prompts of any length.
+    tokens : int
+        How many are said; fewer where the model can read no further.
+    batch_tokens : int
+        Upper bound of the tokens held in one batch; one text may exceed it.
+
+    Raises
+    ------
+    RequestError
+        If a prompt is longer than the model can read.
+    """
+    asked = {(prompt, 0): encode(model, prompt) for prompt in prompts}
+    longest = min(model.max_positions, tokens + max(map(len, asked.values()), default=0))
+    said: dict[str, str] = {}
+    for batch in _batches(asked, max(1, batch_tokens // max(1, longest))):
+        rows = [asked[draft] for draft in batch]
+        length = min(model.max_positions, tokens + max(map(len, rows)))
+        # A chance of 0 takes the likeliest token.
+        whole = _continue(model, rows, torch.zeros(len(rows), length, dtype=torch.float64))
+        for (prompt, _), row, ids in zip(batch, rows, whole, strict=True):
+            answer = ids[len(row) : len(row) + tokens]
+            said[prompt] = str(model.tokenizer.decode(answer, skip_special_tokens=True))
+    return said
+
+
 def _batches(prompts: dict[Draft, list[int]], most: int) -> Iterator[list[Draft]]:
     """Cut drafts, sorted by length, so that prompts are mostly read in one pass."""
     ordered = sorted(prompts, key=lambda draft: len(prompts[draft]))

@@ -117,6 +117,13 @@ class EditableModel:
         """Return the edited projection of a layer."""
         return self.model.get_submodule(self.module_name(layer))
 
+    def weight(self, layer: int) -> Tensor:
+        """Return the weight of a layer's edited projection, ``(d_out, d_in)``."""
+        weight = self.projection(layer).weight
+        assert isinstance(weight, Tensor)  # a projection has one
+        transposed = type(self.projection(layer)).__name__ == "Conv1D"
+        return weight.detach().T if transposed else weight.detach()
+
     def input_width(self, layer: int) -> int:
         """Return ``d_in``, the width of the keys of a layer."""
         weight = self.projection(layer).weight

@@ -7,6 +7,7 @@ Everything is checked on receipt; a reply that fails is refused with the reason,
 
 from __future__ import annotations
 
+from fleke_flwr.wire.costs import read_costs
 from fleke_flwr.wire.orders import (
     ADDED,
     ALL_EDITS,
@@ -86,6 +87,7 @@ __all__ = [
     "pack_tensors",
     "pack_vectors",
     "read_claims",
+    "read_costs",
     "read_groups",
     "read_order",
     "read_payload",

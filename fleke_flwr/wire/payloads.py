@@ -23,22 +23,30 @@ from fleke_flwr.types import EditPayload, LayerStatistics, LayerUpdate, group_mo
 from fleke_flwr.wire.tensors import (
     DTYPES,
     SCHEMA,
-    checked,
+    array_record,
+    config_record,
     pack_tensors,
+    read_count,
     read_json,
-    unpack_tensors,
+    read_matrices,
+    shown,
 )
 
 STATISTICS = "statistics"
 UPDATES = "updates"
 
+# Largest difference of two entries of dense sums that should be equal, relative to the largest one:
+# float32 rounds both alike.
+_ASYMMETRY = 1e-6
 
-def write_payload(payload: EditPayload, encoding: str, dtype: str) -> RecordDict:
+
+def write_payload(payload: EditPayload, encoding: str, dtype: str, place: str = "") -> RecordDict:
     """Pack a client's contribution; the caller adds the ``metrics`` record.
 
     ``dtype`` is ``float32``, ``float64`` or ``auto``: factors and updates in float32, whose
     rounding error is that of the format, dense sums in float64, whose error would grow with the
-    condition of the prior.
+    condition of the prior. ``place`` is that of the order (:attr:`TrainOrder.place`): statistics of
+    the base model belong to the same state in every round.
     """
     chosen = DTYPES.get(dtype) or (torch.float64 if encoding == "dense" else torch.float32)
     tensors: dict[str, Tensor] = {}
@@ -52,6 +60,7 @@ def write_payload(payload: EditPayload, encoding: str, dtype: str) -> RecordDict
         "state": payload.state,
         "editor": payload.editor,
         "mode": payload.mode,
+        "place": place,
         "edits": payload.num_edits,
         "kind": STATISTICS if payload.statistics else UPDATES,
         "encoding": encoding,
@@ -81,6 +90,8 @@ class Expected:
         Input width by module.
     d_out : int
         Output width of the edited projections.
+    place : str
+        Of the order that the reply answers.
     """
 
     base: str
@@ -92,6 +103,7 @@ class Expected:
     groups: tuple[str, ...]
     widths: Mapping[str, int]
     d_out: int
+    place: str = ""
 
 
 def read_payload(content: RecordDict, expected: Expected) -> EditPayload:
@@ -100,23 +112,21 @@ def read_payload(content: RecordDict, expected: Expected) -> EditPayload:
     Raises
     ------
     PayloadError
-        If a record is missing, or schema, base model, state, editor, mode, names, shapes or dtypes
-        differ from what the exchange expects, or a number is not finite.
+        If a record is missing, or schema, base model, state, editor, mode, place, names, shapes,
+        dtypes or counts differ from what the exchange expects, a number is not finite, there is
+        anything that was not asked for, or dense sums cannot be those of keys.
     """
-    for kind, name in (("array_records", "payload"), ("config_records", "meta")):
-        if name not in getattr(content, kind):
-            raise PayloadError(f"the reply has no record {name!r}")
-    meta = read_json(content.config_records["meta"], "reply")
-    _check_meta(meta, expected)
-    tensors = {
-        name: checked(name, tensor)
-        for name, tensor in unpack_tensors(content.array_records["payload"]).items()
-    }
+    arrays = array_record(content, "payload")
+    meta = read_json(config_record(content, "meta"), "reply")
+    edits = _check_meta(meta, expected)
+    _check_names(arrays, expected)
+    tensors = read_matrices(arrays)
     statistics: dict[str, LayerStatistics] = {}
     updates: dict[str, LayerUpdate] = {}
     if expected.kind == STATISTICS:
         for group in expected.groups:
-            statistics[group] = _unpack_statistics(group, tensors, meta, expected)
+            count = _count(group, meta, edits)
+            statistics[group] = _unpack_statistics(group, tensors, count, expected)
     else:
         updates = _unpack_updates(tensors, expected)
     return EditPayload(
@@ -124,16 +134,17 @@ def read_payload(content: RecordDict, expected: Expected) -> EditPayload:
         state=expected.state,
         editor=expected.editor,
         mode=expected.mode,
-        num_edits=int(meta["edits"]),
+        num_edits=edits,
         statistics=statistics,
         updates=updates,
     )
 
 
-def _check_meta(meta: Mapping[str, Any], expected: Expected) -> None:
-    if meta.get("schema") != SCHEMA:
+def _check_meta(meta: Mapping[str, Any], expected: Expected) -> int:
+    """Return the number of edits of a description that fits the exchange."""
+    if type(meta.get("schema")) is not int or meta["schema"] != SCHEMA:
         raise PayloadError(
-            f"payload schema {meta.get('schema')!r}, this server speaks {SCHEMA}; "
+            f"payload schema {shown(meta.get('schema'))}, this server speaks {SCHEMA}; "
             "install the same version of fleke-flwr on all nodes"
         )
     hints = {
@@ -141,17 +152,42 @@ def _check_meta(meta: Mapping[str, Any], expected: Expected) -> None:
         "state": "the client worked on another state: an old message, or a damaged one",
         "editor": "the client ran another editor",
         "mode": "the client ran another mode",
+        "place": "the client answered another order: an old message",
         "kind": "the client sent another kind of contribution",
         "encoding": "the client used another encoding",
     }
     for key, hint in hints.items():
         if meta.get(key) != getattr(expected, key):
             raise PayloadError(
-                f"{key} is {meta.get(key)!r}, expected {getattr(expected, key)!r}: {hint}"
+                f"{key} is {shown(meta.get(key))}, expected {getattr(expected, key)!r}: {hint}"
             )
-    edits = meta.get("edits")
-    if not isinstance(edits, int) or edits < 0:
-        raise PayloadError(f"edits is {edits!r}; a count is needed")
+    groups = meta.get("groups")
+    wanted = set(expected.groups) if expected.kind == STATISTICS else set()
+    if not isinstance(groups, dict) or set(groups) != wanted:
+        raise PayloadError(f"groups are {shown(groups)}, expected {sorted(wanted)}")
+    return read_count(meta.get("edits"), "edits")
+
+
+def _check_names(arrays: Mapping[str, object], expected: Expected) -> None:
+    """Refuse what nobody asked for before a byte of it is read."""
+    if expected.kind != STATISTICS:
+        parts: tuple[str, ...] = ("dense", "left", "right")
+    else:
+        parts = ("gram", "cross") if expected.encoding == "dense" else ("keys", "residuals")
+    known = {f"{group}/{part}" for group in expected.groups for part in parts}
+    extra = set(arrays) - known
+    if extra:
+        raise PayloadError(f"{len(extra)} arrays too many, the first is {shown(min(extra))}")
+
+
+def _count(group: str, meta: Mapping[str, Any], edits: int) -> int:
+    """Return the number of requests behind a group; those that strengthen others are no edits."""
+    about = meta["groups"][group]
+    found = about.get("count") if isinstance(about, dict) else None
+    count = read_count(found, f"count of group {group!r}")
+    if count < edits:
+        raise PayloadError(f"group {group!r} counts {count} requests for {edits} edits")
+    return count
 
 
 def _pack_statistics(group: str, statistics: LayerStatistics, encoding: str) -> dict[str, Tensor]:
@@ -163,7 +199,7 @@ def _pack_statistics(group: str, statistics: LayerStatistics, encoding: str) -> 
 
 
 def _unpack_statistics(
-    group: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], expected: Expected
+    group: str, tensors: Mapping[str, Tensor], count: int, expected: Expected
 ) -> LayerStatistics:
     d_in = sum(expected.widths[module] for module in group_modules(group))
     parts = ("gram", "cross") if expected.encoding == "dense" else ("keys", "residuals")
@@ -181,12 +217,23 @@ def _unpack_statistics(
             raise PayloadError(
                 f"{group!r} {part} has shape {tuple(tensor.shape)}, expected {shape}"
             )
-    count = int(meta["groups"].get(group, {}).get("count", meta["edits"]))
     if expected.encoding == "dense":
+        _check_gram(group, first)
         return LayerStatistics(count, gram=first, cross=second)
     if rank > d_in:
         raise PayloadError(f"{group!r} keys have {rank} columns for {d_in} rows: not compressed")
     return LayerStatistics(count, keys=first, residuals=second)
+
+
+def _check_gram(group: str, gram: Tensor) -> None:
+    """Refuse ``S`` that is not symmetric or has a negative diagonal, row by row."""
+    largest = float(gram.diagonal().max()) if len(gram) else 0.0
+    if len(gram) and float(gram.diagonal().min()) < 0:
+        raise PayloadError(f"{group!r} gram has a negative diagonal: it is of no keys")
+    for row, column in zip(gram, gram.T, strict=True):
+        # Of a sum of squares no entry is larger than the largest diagonal one.
+        if not float((row - column).abs().max()) <= _ASYMMETRY * largest:
+            raise PayloadError(f"{group!r} gram is not symmetric: it is of no keys")
 
 
 def _unpack_updates(tensors: Mapping[str, Tensor], expected: Expected) -> dict[str, LayerUpdate]:
@@ -200,4 +247,9 @@ def _unpack_updates(tensors: Mapping[str, Tensor], expected: Expected) -> dict[s
         shape = (expected.d_out, expected.widths[module])
         if update.shape != shape:
             raise PayloadError(f"update of {module!r} has shape {update.shape}, expected {shape}")
+        if update.right is not None and len(update.right) > expected.widths[module]:
+            raise PayloadError(
+                f"update of {module!r} has rank {len(update.right)} for width "
+                f"{expected.widths[module]}: not compressed"
+            )
     return {module: updates[module] for module in expected.groups}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from flwr.app import MetricRecord, RecordDict
 
 from fleke_flwr.errors import PayloadError
+from fleke_flwr.wire.tensors import read_name, shown
 
 # Sum, sum of squares and count of a metric over records: what adds up over clients.
 Sums = Mapping[str, tuple[float, float, int]]
@@ -31,17 +33,30 @@ def read_sums(record: MetricRecord) -> dict[str, tuple[float, float, int]]:
     Raises
     ------
     PayloadError
-        If an entry is not three finite numbers.
+        If an entry is not three finite numbers, has no plain name, or is the sums of no values:
+        ``sum^2 <= count squares`` holds for all.
     """
     sums = {}
     for name, values in record.items():
+        what = f"measurement {read_name(name, 'a measurement')!r}"
         if not isinstance(values, list) or len(values) != 3:
-            raise PayloadError(f"measurement {name!r} is {values!r}; need [sum, squares, count]")
-        total, squares, count = (float(value) for value in values)
-        if not all(abs(value) < float("inf") for value in (total, squares, count)):
-            raise PayloadError(f"measurement {name!r} is not finite")
-        sums[name] = (total, squares, int(count))
+            raise PayloadError(f"{what} is {shown(values)}; need [sum, squares, count]")
+        sums[name] = _sound(what, values)
     return sums
+
+
+def _sound(what: str, values: Sequence[object]) -> tuple[float, float, int]:
+    try:
+        total, squares, count = (float(value) for value in values)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise PayloadError(f"{what} is {shown(values)}; three numbers are needed") from error
+    if not all(math.isfinite(value) for value in (total, squares, count)):
+        raise PayloadError(f"{what} is not finite")
+    if count < 0 or not count.is_integer() or count > 2**31:
+        raise PayloadError(f"{what} counts {shown(count)} values")
+    if squares < 0 or abs(total) > math.sqrt(count) * math.sqrt(squares) * (1 + 1e-6):
+        raise PayloadError(f"{what} is {shown(values)}, which no values add up to")
+    return total, squares, int(count)
 
 
 def write_groups(groups: Mapping[str, Sums]) -> RecordDict:
@@ -58,7 +73,7 @@ def read_groups(content: RecordDict) -> dict[str, Sums]:
         If there are none, or one is malformed.
     """
     found: dict[str, Sums] = {
-        name.removeprefix(MEASUREMENTS): read_sums(record)
+        read_name(name.removeprefix(MEASUREMENTS), "a group"): read_sums(record)
         for name, record in content.metric_records.items()
         if name.startswith(MEASUREMENTS)
     }

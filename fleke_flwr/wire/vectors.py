@@ -16,14 +16,21 @@ from fleke_flwr.types import EditRequest, MemoryVectors
 from fleke_flwr.wire.tensors import (
     DTYPES,
     SCHEMA,
+    array_record,
     checked,
+    config_record,
     pack_tensors,
+    read_count,
     read_json,
+    read_matrices,
+    shown,
     unpack_tensors,
 )
 
 VECTORS = "vectors"
 _KEYS = "keys/"
+# Characters of a text: no model reads as much in one prompt as this, and every receiver has to.
+_LONGEST_TEXT = 8192
 # Prompt with slot, subject, target: what the exchange of tokens shows to everybody.
 Text = tuple[str, str, str]
 
@@ -170,10 +177,8 @@ def read_vectors(content: RecordDict, expected: ExpectedVectors) -> SharedVector
         If a record is missing, or schema, base model, editor, names, shapes or dtypes differ from
         what the exchange expects, a number is not finite, or there is text where none belongs.
     """
-    for kind, name in (("array_records", "payload"), ("config_records", "meta")):
-        if name not in getattr(content, kind):
-            raise PayloadError(f"the reply has no record {name!r}")
-    meta = read_json(content.config_records["meta"], "reply")
+    arrays = array_record(content, "payload")
+    meta = read_json(config_record(content, "meta"), "reply")
     wanted = {
         "schema": SCHEMA,
         "kind": VECTORS,
@@ -181,9 +186,12 @@ def read_vectors(content: RecordDict, expected: ExpectedVectors) -> SharedVector
         "editor": expected.editor,
     }
     for key, value in wanted.items():
-        if meta.get(key) != value:
-            raise PayloadError(f"{key} is {meta.get(key)!r}, expected {value!r}")
-    vectors = _read_checked(content.array_records["payload"])
+        if type(meta.get(key)) is not type(value) or meta[key] != value:
+            raise PayloadError(f"{key} is {shown(meta.get(key))}, expected {value!r}")
+    known = {"targets", "hidden", *(f"{_KEYS}{module}" for module in expected.widths)}
+    if set(arrays) - known:
+        raise PayloadError(f"an array {shown(min(set(arrays) - known))} was not asked for")
+    vectors = unpack_vectors(read_matrices(arrays))
     _check_shapes(vectors, expected)
     texts = _read_texts(content)
     if len(texts) != (len(vectors) if expected.with_texts else 0):
@@ -191,11 +199,9 @@ def read_vectors(content: RecordDict, expected: ExpectedVectors) -> SharedVector
             f"{len(texts)} texts come with {len(vectors)} edits; "
             + ("one for each is needed" if expected.with_texts else "this exchange carries none")
         )
-    for prompt, subject, target in texts:
-        _check_text(prompt, subject, target)
-    first = meta.get("first")
-    if not isinstance(first, int) or first < 0 or meta.get("edits") != len(vectors):
-        raise PayloadError(f"first is {first!r} and edits {meta.get('edits')!r}: counts are needed")
+    first, edits = (read_count(meta.get(key), key) for key in ("first", "edits"))
+    if edits != len(vectors):
+        raise PayloadError(f"edits is {edits}, and {len(vectors)} came")
     return SharedVectors(vectors, first, texts)
 
 
@@ -213,16 +219,29 @@ def write_received(received: Received, dtype: str) -> dict[str, ArrayRecord | Co
 
 
 def read_received(content: RecordDict) -> Received:
-    """Unpack :func:`write_received`."""
-    tensors = unpack_tensors(content.array_records["received"])
-    sender, place = tensors.pop("sender"), tensors.pop("place")
-    wide = {name: tensor.to(torch.float64) for name, tensor in tensors.items()}
-    return Received(unpack_vectors(wide), sender, place, _read_texts(content))
+    """Unpack :func:`write_received`.
+
+    Raises
+    ------
+    PayloadError
+        If something is missing, malformed, or not of one row per edit.
+    """
+    tensors = unpack_tensors(array_record(content, "received"))
+    whose = [tensors.pop(name, None) for name in ("sender", "place")]
+    vectors = unpack_vectors({name: checked(name, tensor) for name, tensor in tensors.items()})
+    sender, place = (_numbers(found, len(vectors)) for found in whose)
+    texts = _read_texts(content)
+    if texts and len(texts) != len(vectors):
+        raise PayloadError(f"{len(texts)} texts come with {len(vectors)} edits")
+    return Received(vectors, sender, place, texts)
 
 
-def _read_checked(arrays: ArrayRecord) -> MemoryVectors:
-    tensors = unpack_tensors(arrays)
-    return unpack_vectors({name: checked(name, tensor) for name, tensor in tensors.items()})
+def _numbers(found: Tensor | None, count: int) -> Tensor:
+    if found is None or found.dtype != torch.int64 or found.shape != (count,):
+        raise PayloadError(f"sender and place need {count} whole numbers each")
+    if bool((found < 0).any()):
+        raise PayloadError("sender and place are counted from 0")
+    return found
 
 
 def _check_shapes(vectors: MemoryVectors, expected: ExpectedVectors) -> None:
@@ -235,12 +254,25 @@ def _check_shapes(vectors: MemoryVectors, expected: ExpectedVectors) -> None:
         )
 
 
-def _check_text(prompt: str, subject: str, target: str) -> None:
+def _checked_text(prompt: object, subject: object, target: object) -> Text:
     """Refuse here what every receiver would stumble over."""
+    for text in (prompt, subject, target):
+        if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not _is_encodable(text):
+            raise PayloadError(f"{shown(text)} is no text that could be edited with")
+    found = str(prompt), str(subject), str(target)
     try:
-        EditRequest("received", prompt, subject, target)
+        EditRequest("received", *found)
     except RequestError as error:
-        raise PayloadError(str(error)) from error
+        raise PayloadError(shown(str(error))) from error
+    return found
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_texts(texts: Sequence[Text]) -> ConfigRecord:
@@ -255,5 +287,7 @@ def _read_texts(content: RecordDict) -> tuple[Text, ...]:
     columns = [record.get(name) for name in ("prompts", "subjects", "targets")]
     if not all(isinstance(column, list) for column in columns):
         raise PayloadError("texts need the lists prompts, subjects and targets")
-    rows = list(zip(*columns, strict=False))
-    return tuple((str(prompt), str(subject), str(target)) for prompt, subject, target in rows)
+    lists = [column for column in columns if isinstance(column, list)]
+    if len({len(column) for column in lists}) != 1:
+        raise PayloadError("the lists prompts, subjects and targets are not equally long")
+    return tuple(_checked_text(*row) for row in zip(*lists, strict=True))

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from flwr.app import ConfigRecord, RecordDict
 
 from fleke_flwr.errors import PayloadError
-from fleke_flwr.wire.tensors import SCHEMA, read_json
+from fleke_flwr.wire.tensors import SCHEMA, config_record, read_count, read_json, shown
 
 _RECORD = "conflict"
+# Of a tag: two hashes and a colon take 65.
+_LONGEST_TAG = 200
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,9 @@ def read_tags(content: RecordDict) -> list[str]:
         If the record is missing or holds something else.
     """
     tags = _content(content).get("tags")
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+    if not isinstance(tags, list):
         raise PayloadError("the reply holds no list of tags")
-    return tags
+    return [_tag(tag) for tag in tags]
 
 
 def write_claims(claims: Sequence[Claim]) -> ConfigRecord:
@@ -96,21 +98,32 @@ def read_verdict(content: RecordDict) -> Verdict:
 
 
 def _content(content: RecordDict) -> dict[str, object]:
-    if _RECORD not in content.config_records:
-        raise PayloadError(f"the message has no record {_RECORD!r}")
-    return read_json(content.config_records[_RECORD], "message")
+    found = read_json(config_record(content, _RECORD), "message")
+    if type(found.get("schema")) is not int or found["schema"] != SCHEMA:
+        raise PayloadError(f"schema {shown(found.get('schema'))}, expected {SCHEMA}")
+    return found
 
 
 def _claims(found: object) -> list[Claim]:
     if not isinstance(found, list):
         raise PayloadError(f"claims are {type(found).__name__}; a list is needed")
-    claims = []
-    for item in found:
-        if not isinstance(item, dict) or set(item) != {"round", "place", "tag"}:
-            raise PayloadError(f"claim {item!r}: need round, place and tag")
-        if not all(type(item[name]) is int for name in ("round", "place")):
-            raise PayloadError(f"claim {item!r}: round and place are numbers")
-        if not isinstance(item["tag"], str) or item["tag"].count(":") != 1:
-            raise PayloadError(f"claim {item!r}: the tag is question:answer")
-        claims.append(Claim(**item))
-    return claims
+    return [_claim(item) for item in found]
+
+
+def _claim(item: object) -> Claim:
+    if not isinstance(item, dict) or set(item) != {"round", "place", "tag"}:
+        raise PayloadError(f"claim {shown(item)}: need round, place and tag")
+    what = f"claim {shown(item)}"
+    round_ = read_count(item["round"], f"{what}: the round")
+    if round_ == 0:
+        raise PayloadError(f"{what}: rounds are counted from 1")
+    tag = _tag(item["tag"])
+    if tag.count(":") != 1:
+        raise PayloadError(f"{what}: the tag is question:answer")
+    return Claim(round_, read_count(item["place"], f"{what}: the place"), tag)
+
+
+def _tag(tag: object) -> str:
+    if not isinstance(tag, str) or len(tag) > _LONGEST_TAG or not tag.isprintable():
+        raise PayloadError(f"{shown(tag)} is no tag")
+    return tag

@@ -48,6 +48,8 @@ def run_config(model: Path, records: Path, directory: Path, **settings: Any) -> 
         "cache-dir": str(directory / "cache"),
         "output-dir": str(directory / "run"),
         "edit.steps": 4,
+        # A random model's edits change more than a trained one's.
+        "bound.change": 1.0,
         "timeout": 5.0,
     }
     for key, value in settings.items():

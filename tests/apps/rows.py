@@ -152,6 +152,60 @@ def conflicting(row: dict[str, Any], **counts: Any) -> dict[str, Any]:
     return row
 
 
+def drifting(row: dict[str, Any], after: float | None = 5.093) -> dict[str, Any]:
+    """Let a row say how far its model has moved; beyond measure without a perplexity."""
+    change = None if after is None else 100 * (after / 4.963 - 1)
+    row["drift"] = {
+        "perplexity": {
+            "text": "heldout.txt",
+            "tokens": 4096,
+            "before": 4.963,
+            "after": after,
+            "change": change,
+            "change_ci95": None if change is None else 0.9,
+        },
+        "weights": {
+            f"transformer.h.{layer}.mlp.c_proj": {
+                "update": 2.0,
+                "weight": 8.0,
+                "relative": 0.25 * layer,
+            }
+            for layer in (3, 4)
+        },
+        "seconds": 0.8,
+    }
+    return row
+
+
+def failing(row: dict[str, Any], failed: int) -> dict[str, Any]:
+    """Let so many edits of each client of a row not have taken; name its variant."""
+    row["variant"] = f"{row['strategy']} {row['editor']}"
+    for entry in row["per_client"]:
+        entry["efficacy_top1"] = 100 * (1 - failed / entry["edits"])
+    return row
+
+
+def write_answers(directory: Path, variant: str, client: int, **texts: Any) -> Path:
+    """Write what a client keeps of one failed edit."""
+    folder = directory / "answers" / variant
+    folder.mkdir(parents=True, exist_ok=True)
+    failure = {
+        "client": client,
+        "round": 1,
+        "case_id": "7",
+        "prompt": "At home Ada talks in",
+        "subject": "Ada",
+        "wanted": "Khmer",
+        "probability": 0.0451,
+        "now": "Urdu. The",
+        "before": "Zulu. The",
+        **texts,
+    }
+    path = folder / f"client-{client}.jsonl"
+    path.write_text(json.dumps(failure) + "\n", encoding="utf-8")
+    return directory
+
+
 def zsre(row: dict[str, Any], **tokens: Any) -> dict[str, Any]:
     """Let a row have what zsRE records allow: its measurements by token."""
     known = {**dict.fromkeys(QUALITY), **TOKENS, "score_tokens_ci95": 0.5, **tokens}

@@ -43,7 +43,7 @@ def flower(monkeypatch: pytest.MonkeyPatch) -> list[Simulation]:
         progress.line("round 1/1 | edits 40")
 
     monkeypatch.setattr(jobs, "simulate", simulate)
-    monkeypatch.setattr(preflight, "check", lambda config: None)
+    monkeypatch.setattr(preflight, "check", lambda config, federation: None)
     return asked
 
 
@@ -306,3 +306,37 @@ def test_the_summary_names_what_will_run(capsys: pytest.CaptureFixture[str]) -> 
     shown = capsys.readouterr().out
     for part in ("ties, global", "memit, mode anticipated", "all of embedded, iid", "output: out"):
         assert part in shown
+
+
+def test_export_errors_are_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert execute(["export", str(tmp_path), "--format", "onnx", "-o", str(tmp_path / "o")]) == 1
+    assert capsys.readouterr().err == "error: --format 'onnx': choose from hf, peft, edits\n"
+
+
+def test_check_has_an_exit_code(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert execute(["check", str(tmp_path / "none.jsonl")]) == 1
+    assert "no such file" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["run"], "no config"),
+        (["run", "--resume", "nowhere", "--federation", "lab"], "takes directory and federation"),
+        (["run", "--resume", "nowhere"], "holds no run.json"),
+        (["run", "demo", "--federation", "lab"], "does not exist; set FLWR_HOME"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(
+    words: list[str],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert execute(words) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert reason in said

@@ -79,7 +79,7 @@ def test_everybody_who_takes_everything_has_the_pooled_model(
         assert_same(state.updates, pooled.updates)
     assert row["edits"] == 7
     assert row["exchange"]["optimizations_saved"] == 3 + 5 + 6
-    assert row["targets"] == {"optimized": 7, "reused": 0} or row["targets"]["reused"] == 7
+    assert sum(row["targets"].values()) == 7
     assert not (Path(config.output_dir) / "edits.safetensors").exists()
     assert len(of_kind(grid, "train.share")) == len(of_kind(grid, "train.reedit")) == 3
 
@@ -345,7 +345,7 @@ def with_tensor(reply: Message, name: str, tensor: torch.Tensor) -> Message:
     [
         (lambda _, r: with_tensor(r, "targets", torch.full((3, 32), torch.nan)), "NaN"),
         (lambda _, r: with_tensor(r, "targets", torch.zeros(3, 7)), "hidden"),
-        (lambda _, r: with_tensor(r, "keys/other", torch.zeros(3, 7)), "widths"),
+        (lambda _, r: with_tensor(r, "keys/other", torch.zeros(3, 7)), "was not asked for"),
         (lambda _, r: None, "no reply"),
         (lambda order, _: Message(Error(1, "boom"), reply_to=order), "boom"),
     ],

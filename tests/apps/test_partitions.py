@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections import Counter
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ def test_the_files_hold_every_record_of_every_client(facts: Path, tmp_path: Path
     output = tmp_path / "new" / "folder"
     assert str(output) in shown(config, output)
     written = sorted(path.name for path in output.iterdir())
-    assert written == ["partition-dark.svg", "partition.csv", "partition.svg"]
+    assert written == [
+        "client-0.jsonl", "client-1.jsonl", "partition-dark.svg", "partition.csv", "partition.svg",
+    ]  # fmt: skip
     with (output / "partition.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     parts = partition_cases(load_cases(config.data).cases, config.data, 2, config.seed)
@@ -110,6 +113,73 @@ def test_the_files_hold_every_record_of_every_client(facts: Path, tmp_path: Path
     )
     assert LIGHT.text in light
     assert DARK.text in dark
+
+
+def read_back(path: Path, config: RunConfig) -> tuple[tuple[EvalCase, ...], str]:
+    found = load_cases(replace(config.data, path=str(path), relations=""))
+    assert not found.skipped
+    return found.cases, found.protocol
+
+
+def assert_read_back(config: RunConfig, output: Path) -> None:
+    """Check that a SuperNode with a client's file has the client's records, judged the same way."""
+    source = load_cases(config.data)
+    shown(config, output)
+    parts = partition_cases(source.cases, config.data, config.clients, config.seed)
+    assert any(parts)
+    for client, part in enumerate(parts):
+        found = read_back(output / f"client-{client}.jsonl", config)
+        assert found == (tuple(part), source.protocol)
+
+
+def test_a_client_s_file_holds_its_records_in_their_order(tmp_path: Path) -> None:
+    data = DataConfig(partition="iid", edits=40)
+    assert_read_back(RunConfig(clients=3, data=data), tmp_path)
+
+
+def test_a_client_s_file_keeps_every_field(tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    whole = {
+        "case_id": "7", "prompt": "{} lives in", "subject": "Ädá \u2028", "target": "Borvik",
+        "original": "Arlen", "relation": "P1", "paraphrases": ["a", "b"], "neighbors": ["c"],
+        "attributes": ["d"], "generations": ["e"], "references": ["f"], "rival": "Castra",
+        "same_subject": [{"prompt": "g", "target": "h"}],
+        "locality": [{"prompt": "i", "target": "j"}], "ward": "north",
+    }  # fmt: skip
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    data = DataConfig(path=str(path), owner="ward")
+    (case,) = load_cases(data).cases
+    lost = [field.name for field in fields(case) if not getattr(case, field.name)]
+    assert lost == []
+    assert_read_back(RunConfig(clients=1, data=data), tmp_path / "parts")
+
+
+@pytest.mark.parametrize("target", ["alt", "answers"])
+def test_a_client_s_file_of_questions_is_judged_as_their_source(
+    target: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    records = [
+        {
+            "subject": f"Person {n}", "src": f"Where does Person {n} live, says Person {n}?",
+            "answers": ["Arlen", "near Arlen"], "alt": "Borvik", "rephrase": f"Person {n}'s home?",
+            "loc": "who wrote it", "loc_ans": "nobody", "owner": f"org {n % 2}",
+        }
+        for n in range(4)
+    ]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    assert_read_back(config_of(path, "natural", zsre_target=target), tmp_path / "parts")
+
+
+def test_a_client_s_file_of_conflicts_keeps_the_rival(tmp_path: Path) -> None:
+    path = tmp_path / "conflicts.jsonl"
+    relation = {"id": "P1", "prompt": "{} lives in", "query": "Where does {} live?"}
+    objects = {"object": "Arlen", "new_object": {"label": "Borvik"}, "conflict_object": "Castra"}
+    records = [
+        {"edit": {"relation": relation, "subject": f"Person {n}", **objects}} for n in range(3)
+    ]
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    assert_read_back(config_of(path, "iid"), tmp_path / "parts")
 
 
 def test_the_picture_names_twelve_relations_and_counts_the_rest() -> None:

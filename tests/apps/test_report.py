@@ -100,7 +100,9 @@ def test_the_numbers_lie_beside_the_pictures(comparison: Path) -> None:
     assert numbers["collabedit"]["score"] == "96.8"
     assert numbers["ties"]["same_subject"] == ""
     assert {path.name for path in (comparison / "report").glob("*.svg")} == {
-        f"{name}{theme}.svg" for name in ("score", "bytes", "seconds") for theme in ("", "-dark")
+        f"{name}{theme}.svg"
+        for name in ("score", "clients", "bytes", "seconds")
+        for theme in ("", "-dark")
     }
 
 
@@ -159,7 +161,7 @@ def test_models_of_the_clients_own_are_asked_three_groups_of_records(tmp_path: P
 def test_what_taking_over_vectors_has_saved_is_in_the_report(tmp_path: Path) -> None:
     page = render(write_comparison(tmp_path, [personal_row(selected=30), made_row("global")]))
     assert "Vectors taken over" in page.read_text(encoding="utf-8")
-    row = next(row for row in _cells(page) if row[:2] == ["fededit", "40"])
+    row = next(row for row in _cells(page) if row[:3] == ["fededit", "40", "30"])
     assert row[2:] == [
         "30", "75.0", "3", "30", "0.25", "7.5", "1.5", "0.05", "2.0 KiB", "1.0 MiB", "500 B",
     ]  # fmt: skip
@@ -280,12 +282,12 @@ def test_what_only_some_runs_look_into_has_sections_of_its_own(tmp_path: Path) -
     row = conflicting(overlapping(row, [[1.0, 0.5], [0.25, 1.0]], [0, 3]))
     directory = write_comparison(tmp_path / "all", [row, made_row("global")])
     text = render(directory).read_text(encoding="utf-8")
-    titles = [f"<h2>{title}</h2>" for title in ("Forgetting", "Overlap", "Conflicts", "Clients")]
+    titles = [f">{title}</h2>" for title in ("Clients", "Forgetting", "Overlap", "Conflicts")]
     assert sorted(map(text.index, titles)) == list(map(text.index, titles))
     files = {path.name for path in (directory / "report").iterdir()}
     assert {"forgetting.svg", "forgetting-dark.svg", "overlap.csv"} <= files
     plain = render(write_comparison(tmp_path / "none", [made_row("collabedit", rounds=2)]))
-    assert not any(title in plain.read_text(encoding="utf-8") for title in titles[:3])
+    assert not any(title in plain.read_text(encoding="utf-8") for title in titles[1:])
 
 
 def test_messages_and_sweeps_are_columns_where_they_differ(tmp_path: Path) -> None:

@@ -148,3 +148,13 @@ def test_nothing_sent_is_nothing_received() -> None:
     steps = Steps()
     assert list(WatchedGrid(SlowGrid([]), steps).send_and_receive([])) == []
     assert steps.told == []
+
+
+def test_a_node_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "_LOOK_SECONDS", 0.01)
+    grid = SlowGrid([0, None, 0])
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [0, 2])
+    started = time.monotonic()
+    replies = WatchedGrid(grid, Silent()).send_and_receive(messages(3), timeout=60)
+    assert list(map(origin, replies)) == ["m0", "m2"]
+    assert time.monotonic() - started < 30
