@@ -77,11 +77,12 @@ def check_same(old: Mapping[str, Any], config: RunConfig) -> None:
     ConfigError
         Naming those that differ.
     """
-    new = config.to_flat()
+    # A key that an older version did not know had no effect, which is what its default means.
+    known = {**RunConfig().to_flat(), **old}
     changed = [
-        f"{key} was {old.get(key)!r} and is {value!r}"
-        for key, value in new.items()
-        if key not in CHANGEABLE and old.get(key) != value
+        f"{key} was {known[key]!r} and is {value!r}"
+        for key, value in config.to_flat().items()
+        if key not in CHANGEABLE and known[key] != value
     ]
     if changed:
         raise ConfigError(

@@ -201,7 +201,7 @@ class BoundConfig:
     """
 
     change: float = 0.15
-    leverage: float = 20.0
+    leverage: float = 100.0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from fleke_flwr import __version__
 from fleke_flwr.errors import RunError
 
 _POLL_SECONDS = 0.2
+_AGAIN_SECONDS = 5.0
+_NODE_UNAVAILABLE = 5  # ErrorCode.NODE_UNAVAILABLE, which Flower does not export
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class RollCall:
     say: Callable[[str], None]
     nodes: list[Node] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
+    _unreached: set[int] = field(default_factory=set, init=False)
 
     def first(self, grid: Grid) -> list[Node]:
         """Wait for the clients and return those that can take part, by partition.
@@ -85,7 +88,13 @@ class RollCall:
         RunError
             If they are fewer than needed, with the reason for everyone who is left out.
         """
-        self.nodes = self._joined([], self._described(grid, self._present(grid)))
+        deadline = time.monotonic() + self.join_timeout
+        self.nodes = self._joined([], self._described(grid, self._present(grid, deadline)))
+        while self._unreached and len(self.nodes) < self.wanted and time.monotonic() < deadline:
+            # A node that died and comes back is listed before it can be reached.
+            time.sleep(min(_AGAIN_SECONDS, self.join_timeout))
+            again = sorted(self._unreached)
+            self.nodes = self._joined(self.nodes, self._described(grid, again))
         if len(self.nodes) < self.needed:
             reasons = [f"node {node_id}: {why}" for node_id, why in self.refused.items()]
             raise RunError(
@@ -109,9 +118,8 @@ class RollCall:
         self.nodes = sorted(back, key=lambda node: node.partition)
         return [node for node in found if node.node_id in strangers]
 
-    def _present(self, grid: Grid) -> list[int]:
+    def _present(self, grid: Grid, deadline: float) -> list[int]:
         """Wait until all are there, or time is up."""
-        deadline = time.monotonic() + self.join_timeout
         while True:
             node_ids = list(grid.get_node_ids())
             if len(node_ids) >= self.wanted:
@@ -134,9 +142,12 @@ class RollCall:
             for node_id in node_ids
         ]
         waiting, found = set(node_ids), []
+        self._unreached = set()
         for reply in grid.send_and_receive(messages, timeout=self.timeout):
             node_id = reply.metadata.src_node_id
             waiting.discard(node_id)
+            if reply.has_error() and reply.error.code == _NODE_UNAVAILABLE:
+                self._unreached.add(node_id)
             try:
                 node = _read(reply)
             except _Unfit as unfit:

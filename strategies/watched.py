@@ -98,18 +98,21 @@ class WatchedGrid(Grid):
         deadline = None if timeout is None else time.monotonic() + timeout
         waiting = [
             # Flower has no id for a message that it refused.
-            (message_id, message.metadata.dst_node_id)
+            (message_id, message)
             for message_id, message in zip(pushed, sent, strict=True)
             if message_id
         ]
         return self._replies(waiting, self.phase, deadline)
 
     def _replies(
-        self, waiting: Sequence[tuple[str, int]], phase: str, deadline: float | None
+        self, waiting: Sequence[tuple[str, Message]], phase: str, deadline: float | None
     ) -> Iterator[Message]:
-        for message_id, node_id in waiting:
+        for message_id, message in waiting:
             # No name is given to a reply: it would live on while the next one is pulled.
-            yield from self._wait(message_id, node_id, phase, deadline)
+            yield from (
+                _of_its_node(reply, message)
+                for reply in self._wait(message_id, message.metadata.dst_node_id, phase, deadline)
+            )
 
     def _wait(
         self, message_id: str, node_id: int, phase: str, deadline: float | None
@@ -131,3 +134,13 @@ class WatchedGrid(Grid):
             left = pause if deadline is None else deadline - time.monotonic()
             time.sleep(max(0.0, min(pause, left)))
             pause = min(pause * 1.2, _LONGEST_POLL_SECONDS)
+
+
+def _of_its_node(reply: Message, message: Message) -> Message:
+    """Return the reply of the node that was asked.
+
+    When a node is gone, the SuperLink answers with an error in its own name.
+    """
+    if reply.has_error() and reply.metadata.src_node_id != message.metadata.dst_node_id:
+        return Message(reply.error, reply_to=message)
+    return reply

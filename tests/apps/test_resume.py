@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import Message
+from filelock import FileLock
+from flwr.app import Context, Message, RecordDict
 
+from fleke_flwr.apps import server_app
 from fleke_flwr.apps.experiment import Experiment
 from fleke_flwr.apps.run_file import CHECKPOINT, RUNNING, clear_end, note_run, read_run
+from fleke_flwr.apps.server_app import LOCK
 from fleke_flwr.artifacts import read_json
 from fleke_flwr.config import RunConfig
 from fleke_flwr.errors import ConfigError, DataError, RunError
@@ -255,3 +258,11 @@ def test_nothing_is_resumed_without_being_asked(tiny_gpt2: Path, tmp_path: Path)
     assert isinstance(experiment, Experiment)
     experiment.run()
     assert len([m for m in grid.sent if m.metadata.message_type == "train.edit"]) == 6
+
+
+def test_a_run_that_is_still_alive_is_not_resumed(tmp_path: Path) -> None:
+    config = RunConfig(output_dir=str(tmp_path), resume=True)
+    context = Context(1, 1, {}, RecordDict(), config.to_flat())
+    with FileLock(tmp_path / LOCK), pytest.raises(RunError, match="another run writes into it"):
+        server_app.main(None, context)
+    assert not (tmp_path / "failure.json").exists()

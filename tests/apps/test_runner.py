@@ -87,18 +87,20 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Make the stub app importable for Flower's processes and return an output directory."""
     (tmp_path / "stub_flower_app.py").write_text(_STUB)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    before = _marked()
     output = tmp_path / "output"
     output.mkdir()
     yield output
-    assert _marked() - before == set(), "processes were left behind"
+    assert _marked(tmp_path) == set(), "processes were left behind"
 
 
-def _marked() -> set[int]:
+def _marked(folder: Path) -> set[int]:
+    """Return the processes of runs of this test: others may run beside it."""
     found = set()
     for process in psutil.process_iter():
         try:
-            if process.status() != psutil.STATUS_ZOMBIE and MARK in process.environ():
+            environment = process.environ()
+            ours = str(folder) in environment.get("PYTHONPATH", "")
+            if process.status() != psutil.STATUS_ZOMBIE and MARK in environment and ours:
                 found.add(process.pid)
         except psutil.Error:
             continue
@@ -163,6 +165,6 @@ def test_an_interrupted_run_leaves_no_process(stub: Path, number: signal.Signals
         assert time.monotonic() < deadline, (stub / "flower.log").read_text()
         time.sleep(0.1)
     assert json.loads((stub / "events.jsonl").read_text().splitlines()[0])["event"] == "line"
-    assert len(_marked()) > 3
+    assert len(_marked(stub.parent)) > 3
     run.send_signal(number)
     assert run.wait(timeout=60) != 0

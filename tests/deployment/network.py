@@ -21,6 +21,8 @@ from fleke_flwr.apps.processes import ProcessGroup, ending
 FLEKE = str(Path(sys.executable).with_name("fleke"))
 EMBEDDED_MODEL = Path(fleke_flwr.world.__file__).parent / "model"
 _ONLINE_SECONDS = 120.0
+_RESTART_SECONDS = 180.0
+_STAYS_SECONDS = 12.0
 _RUN_SECONDS = 1200.0
 
 
@@ -139,7 +141,7 @@ class Network:
         answer = self.flwr("supernode", "register", str(public_key))
         assert answer.get("success"), answer
 
-    def start_node(self, index: int, **node_config: str | int) -> None:
+    def start_node(self, index: int, **node_config: str | int) -> subprocess.Popen[bytes]:
         """Start a node; settings replace or extend its own, ``_`` standing for ``-``."""
         folder = self.directory / self.name(index)
         config = {
@@ -156,15 +158,26 @@ class Network:
         if self.secure:
             trust = ["--root-certificates", str(self.directory / "ca.crt")]
             trust += ["--auth-supernode-private-key", str(folder / "node.key")]
-        self.start_supernode(self.name(index), superlink, trust, config)
+        return self.start_supernode(self.name(index), superlink, trust, config)
+
+    def restart_node(self, index: int) -> None:
+        """Start a killed node until it stays: Flower sends it away while the dead one counts."""
+        deadline = time.monotonic() + _RESTART_SECONDS
+        while True:
+            try:
+                self.start_node(index).wait(_STAYS_SECONDS)
+            except subprocess.TimeoutExpired:
+                return
+            assert time.monotonic() < deadline, self.log(self.name(index)).read_text()[-2000:]
+            time.sleep(2.0)
 
     def start_supernode(
         self, name: str, superlink: str, trust: Sequence[str], config: Mapping[str, str | int]
-    ) -> None:
+    ) -> subprocess.Popen[bytes]:
         """Start any SuperNode."""
         words = " ".join(f"{key}={json.dumps(value)}" for key, value in config.items())
         command = [command_path("flower-supernode"), "--superlink", superlink, *trust]
-        self._start(name, [*command, "--port", str(free_port()), "--node-config", words])
+        return self._start(name, [*command, "--port", str(free_port()), "--node-config", words])
 
     def kill_node(self, index: int) -> None:
         """Kill a node with whatever it is running."""

@@ -113,11 +113,15 @@ def edits(run: Path) -> dict[str, torch.Tensor]:
     return {module: update.dense() for module, update in state.updates.items()}
 
 
-def assert_same(run: Path, undisturbed: Path) -> None:
+def assert_equal(run: Path, undisturbed: Path, tolerance: float = 1e-6) -> None:
     found, expected = edits(run), edits(undisturbed)
     for module, change in expected.items():
         error = (found[module] - change).norm() / change.norm()
-        assert error < 1e-6, (module, float(error))
+        assert error < tolerance, (module, float(error))
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    assert_equal(run, undisturbed)
     rows = [read_json(folder / "metrics.json") for folder in (run, undisturbed)]
     assert rows[0]["final"] == rows[1]["final"]
     assert [line["edits"] for line in rows[0]["history"]] == [4, 4, 4]
@@ -161,18 +165,22 @@ def test_a_killed_superlink_is_started_again_and_the_run_resumed(
     assert_same(tmp_path / "run", undisturbed)
 
 
-def test_a_killed_node_is_left_out_and_comes_back(network: Network, tmp_path: Path) -> None:
+def test_a_killed_node_is_left_out_and_comes_back_with_what_it_missed(
+    network: Network, undisturbed: Path, tmp_path: Path
+) -> None:
     running = started(network, tmp_path / "run", "min-clients=1", "timeout=120")
     running.wait_for("edit, round 1")
     network.kill_node(1)
     running.wait_for("client 1 is left out")
-    network.start_node(1)
+    network.restart_node(1)
     code, output = running.end()
     assert code == 0, output
     history = read_json(tmp_path / "run" / "metrics.json")["history"]
     assert list(history[0]["left_out"]) == ["1"]
     assert history[0]["edits"] == 2
-    assert history[-1]["edits"] == 4
+    assert sum(line["edits"] for line in history) == 12
+    # Target vectors that are optimised in another company of edits differ by float32 rounding.
+    assert_equal(tmp_path / "run", undisturbed, tolerance=1e-4)
 
 
 def test_too_few_nodes_end_the_run_which_goes_on_when_they_are_back(
@@ -185,7 +193,7 @@ def test_too_few_nodes_end_the_run_which_goes_on_when_they_are_back(
     assert code == 1
     assert "1 good replies of 2, 2 are needed" in output.replace("\n", " ")
     assert "--resume" in output
-    network.start_node(1)
+    network.restart_node(1)
     network.wait_online(2)
     code, output = resumed(network, tmp_path / "run")
     assert code == 0, output
@@ -223,7 +231,7 @@ def test_a_node_that_does_not_fit_is_named_and_left_out(
     network.kill_node(1)
     known = network.environment.get("PYTHONPATH", "")
     spoil(network, tmp_path)
-    network.start_node(1)
+    network.restart_node(1)
     network.environment["PYTHONPATH"] = known
     network.wait_online(2)
     code, output = started(network, tmp_path / "run", "min-clients=1", "rounds=1").end()

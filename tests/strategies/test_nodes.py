@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fleke_flwr import __version__
@@ -121,3 +121,23 @@ def test_a_client_that_comes_back_as_another_node_takes_its_own_place() -> None:
     grid.contexts[ids[2]] = third
     assert [node.node_id for node in roll.again(grid)] == [ids[2]]
     assert [node.node_id for node in roll.nodes] == [ids[0], ids[2]]
+
+
+def test_a_node_that_is_listed_before_it_can_be_reached_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fleke_flwr.strategies.nodes._AGAIN_SECONDS", 0.01)
+    grid = grid_of([good(0), good(1)])
+    answer, refused = grid._answer, []
+
+    def unavailable(message: Message) -> Message | None:
+        if message.metadata.dst_node_id == max(grid.contexts) and len(refused) < 2:
+            refused.append(message)
+            return Message(Error(5, "Node Unavailable"), reply_to=message)
+        return answer(message)
+
+    grid._answer = unavailable  # type: ignore[method-assign]  # a test double
+    roll = RollCall("b", 2, 2, 5.0, 1.0, lambda _: None)
+    assert [node.partition for node in roll.first(grid)] == [0, 1]
+    assert len(refused) == 2
+    assert roll.refused == {}

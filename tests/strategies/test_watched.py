@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -158,3 +158,20 @@ def test_a_node_that_is_gone_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) 
     replies = WatchedGrid(grid, Silent()).send_and_receive(messages(3), timeout=60)
     assert list(map(origin, replies)) == ["m0", "m2"]
     assert time.monotonic() - started < 30
+
+
+def test_what_the_superlink_says_of_a_node_counts_as_the_node_s(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    grid = SlowGrid([0, 0])
+
+    def unavailable(message_ids: Iterable[str]) -> Iterable[Message]:
+        asked = messages(2)[int(next(iter(message_ids))[1:])]
+        reply = Message(Error(5, "Node Unavailable"), reply_to=asked)
+        reply.metadata.__dict__["_src_node_id"] = 1
+        return [reply]
+
+    monkeypatch.setattr(grid, "pull_messages", unavailable)
+    replies = list(WatchedGrid(grid, Silent()).send_and_receive(messages(2), timeout=1))
+    assert [reply.metadata.src_node_id for reply in replies] == [0, 1]
+    assert [reply.error.reason for reply in replies] == ["Node Unavailable"] * 2
