@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from fleke_flwr.apps import preflight
-from fleke_flwr.apps.check_forecast import (
+from fleke_flwr.apps.checking.forecast import (
     ENCODINGS,
     Messages,
     capacity,
@@ -19,9 +19,9 @@ from fleke_flwr.apps.check_forecast import (
     memory_needed,
     sent_kind,
 )
-from fleke_flwr.apps.check_model import ModelFindings, ask_model
-from fleke_flwr.apps.check_records import Placed, RecordFindings, read_records
-from fleke_flwr.apps.check_view import show
+from fleke_flwr.apps.checking.model import ModelFindings, ask_model
+from fleke_flwr.apps.checking.records import Placed, RecordFindings, read_records
+from fleke_flwr.apps.checking.view import show
 from fleke_flwr.apps.recipe import resolve_recipe
 from fleke_flwr.apps.session import Session
 from fleke_flwr.apps.terminal import progress_view

@@ -321,7 +321,7 @@ def deploy_init(
     ] = "hospital-1,hospital-2",
 ) -> None:
     """Make certificates, keys and start scripts for a SuperLink and its SuperNodes."""
-    from fleke_flwr.apps.deploy_init import Layout, init, read_nodes
+    from fleke_flwr.apps.deploying.init import Layout, init, read_nodes
 
     root = directory.expanduser().resolve()
     init(Layout(root, read_nodes(nodes), host, port), Console())

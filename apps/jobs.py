@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from fleke_flwr.apps import preflight
-from fleke_flwr.apps.deployment import check_connection, deploy
+from fleke_flwr.apps.deploying.deployment import check_connection, deploy
 from fleke_flwr.apps.results import BOUND, read_rows
 from fleke_flwr.apps.run_file import clear_end, note_run, read_run
 from fleke_flwr.apps.runner import Simulation, simulate

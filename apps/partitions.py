@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleke_flwr.apps.partition_files import record_lines
-from fleke_flwr.apps.report_picture import DARK, LIGHT, Picture, Theme
+from fleke_flwr.apps.reporting.picture import DARK, LIGHT, Picture, Theme
 from fleke_flwr.artifacts import write_text
 from fleke_flwr.config import RunConfig
 from fleke_flwr.data.benchmarks import CaseSet, load_cases

@@ -11,8 +11,8 @@ from typing import Any
 
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.recipe import resolve_recipe
-from fleke_flwr.apps.report_picture import DARK, LIGHT
-from fleke_flwr.apps.report_repeats import residual_by_repeat
+from fleke_flwr.apps.reporting.picture import DARK, LIGHT
+from fleke_flwr.apps.reporting.repeats import residual_by_repeat
 from fleke_flwr.artifacts import write_json, write_text
 from fleke_flwr.config import RunConfig
 from fleke_flwr.data.benchmarks import load_cases

@@ -8,25 +8,25 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fleke_flwr.apps import (
-    report_clients,
-    report_conflict,
-    report_drift,
-    report_failures,
-    report_memory,
-    report_overlap,
-    report_payload,
-    report_run,
-    report_tables,
-)
 from fleke_flwr.apps.failed_edits import ANSWERS
-from fleke_flwr.apps.report_figures import bytes_and_quality, phase_seconds, score_bars
-from fleke_flwr.apps.report_parts import Section, contents, folded, shown
-from fleke_flwr.apps.report_picture import DARK, LIGHT, Picture
-from fleke_flwr.apps.report_rounds import score_by_round, seconds_by_slot
-from fleke_flwr.apps.report_style import PAGE
-from fleke_flwr.apps.report_summary import summary
-from fleke_flwr.apps.report_sweep import score_by_value
+from fleke_flwr.apps.reporting import (
+    clients,
+    conflict,
+    drift,
+    failures,
+    memory,
+    overlap,
+    payload,
+    run,
+    tables,
+)
+from fleke_flwr.apps.reporting.figures import bytes_and_quality, phase_seconds, score_bars
+from fleke_flwr.apps.reporting.parts import Section, contents, folded, shown
+from fleke_flwr.apps.reporting.picture import DARK, LIGHT, Picture
+from fleke_flwr.apps.reporting.rounds import score_by_round, seconds_by_slot
+from fleke_flwr.apps.reporting.style import PAGE
+from fleke_flwr.apps.reporting.summary import summary
+from fleke_flwr.apps.reporting.sweep import score_by_value
 from fleke_flwr.apps.results import Rows, personal, read_rows, swept_key
 from fleke_flwr.artifacts import write_text
 
@@ -55,10 +55,10 @@ def render(directory: Path, answers: Path | None = None) -> Path:
     rows = read_rows(directory)
     manifest = directory / "manifest.json"
     facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-    failed = report_failures.read_answers(answers or directory / ANSWERS)
+    failed = failures.read_answers(answers or directory / ANSWERS)
     page = _Page(directory / "report")
     sections = [
-        Section(report_run.TITLE, report_run.what_was_run(rows, facts)),
+        Section(run.TITLE, run.what_was_run(rows, facts)),
         *_quality(rows, failed, page),
         *_costs(rows, page),
         *_studies(rows, page),
@@ -99,34 +99,34 @@ class _Page:
 
 
 def _quality(
-    rows: Rows, failed: Mapping[str, Sequence[report_failures.Failure]], page: _Page
+    rows: Rows, failed: Mapping[str, Sequence[failures.Failure]], page: _Page
 ) -> list[Section]:
     """Return what says how good the result is."""
     swept = bool(swept_key(rows))
     overview = score_by_value(rows) if swept else score_bars(rows)
     drawn = Section(overview.title, page.show(overview))
-    results = Section("Results", report_tables.results(rows))
+    results = Section("Results", tables.results(rows))
     # The table of a sweep is long, and the picture says it at a glance.
     sections = [drawn, results] if swept else [results, drawn]
     rounds = score_by_round(rows)
     if rounds is not None:
         sections.append(Section(rounds.title, page.show(rounds)))
-    by_client = page.show(report_clients.score_by_client(rows))
-    sections.append(Section(report_clients.TITLE, by_client + report_clients.client_scores(rows)))
-    if report_failures.has_failures(rows):
-        body = report_failures.failures(rows, failed)
-        sections.append(Section(report_failures.TITLE, body))
-    if report_drift.has_drift(rows):
-        sections.append(Section(report_drift.TITLE, report_drift.drift(rows)))
+    by_client = page.show(clients.score_by_client(rows))
+    sections.append(Section(clients.TITLE, by_client + clients.client_scores(rows)))
+    if failures.has_failures(rows):
+        body = failures.failures(rows, failed)
+        sections.append(Section(failures.TITLE, body))
+    if drift.has_drift(rows):
+        sections.append(Section(drift.TITLE, drift.drift(rows)))
     return sections
 
 
 def _costs(rows: Rows, page: _Page) -> list[Section]:
     """Return what travels, and what takes how long."""
     sections = []
-    if report_payload.has_payload(rows):
-        body = report_payload.payload(rows) + page.show(bytes_and_quality(rows), titled=True)
-        sections.append(Section(report_payload.TITLE, body))
+    if payload.has_payload(rows):
+        body = payload.payload(rows) + page.show(bytes_and_quality(rows), titled=True)
+        sections.append(Section(payload.TITLE, body))
     time = page.show(phase_seconds(rows), titled=True)
     slots = page.show(seconds_by_slot(rows), titled=True)
     return [*sections, Section("Time", time + slots)]
@@ -135,17 +135,17 @@ def _costs(rows: Rows, page: _Page) -> list[Section]:
 def _studies(rows: Rows, page: _Page) -> list[Section]:
     """Return what only some runs look into."""
     sections = []
-    forgotten = report_memory.first_records(rows)
+    forgotten = memory.first_records(rows)
     if forgotten:
-        body = page.show(forgotten) + report_memory.forgetting(rows)
-        sections.append(Section(report_memory.TITLE, body))
-    if report_overlap.has_overlap(rows):
-        body = page.show(report_overlap.key_overlap(rows)) + report_overlap.counts(rows)
-        sections.append(Section(report_overlap.TITLE, body))
-    if report_conflict.has_conflicts(rows):
-        sections.append(Section(report_conflict.TITLE, report_conflict.conflicts(rows)))
+        body = page.show(forgotten) + memory.forgetting(rows)
+        sections.append(Section(memory.TITLE, body))
+    if overlap.has_overlap(rows):
+        body = page.show(overlap.key_overlap(rows)) + overlap.counts(rows)
+        sections.append(Section(overlap.TITLE, body))
+    if conflict.has_conflicts(rows):
+        sections.append(Section(conflict.TITLE, conflict.conflicts(rows)))
     if any(personal(row) for row in rows):
-        sections.append(Section("Vectors taken over", report_tables.exchange(rows)))
+        sections.append(Section("Vectors taken over", tables.exchange(rows)))
     return sections
 
 

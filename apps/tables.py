@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
-from fleke_flwr.apps.report_metrics import Protocol, protocol_of
+from fleke_flwr.apps.reporting.metrics import Protocol, protocol_of
 from fleke_flwr.apps.results import (
     ALL,
     BOUND,

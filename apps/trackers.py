@@ -54,8 +54,8 @@ class Tracker:
 
 
 TRACKERS: Registry[Tracker] = Registry("tracker", Tracker, "fleke_flwr.trackers")
-TRACKERS.add("tensorboard", "fleke_flwr.apps.tracker_tensorboard:TensorBoard")
-TRACKERS.add("wandb", "fleke_flwr.apps.tracker_wandb:WeightsAndBiases")
+TRACKERS.add("tensorboard", "fleke_flwr.apps.tracking.tensorboard:TensorBoard")
+TRACKERS.add("wandb", "fleke_flwr.apps.tracking.wandb:WeightsAndBiases")
 
 
 def tracker_kinds(config: RunConfig) -> dict[str, type[Tracker]]:

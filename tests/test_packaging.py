@@ -106,11 +106,13 @@ def test_the_version_is_one() -> None:
 
 def test_every_package_is_listed() -> None:
     listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    roots = {"fleke_flwr": "", "apps": "fleke_flwr.", "strategies": "fleke_flwr."}
     found = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for path in (ROOT / "fleke_flwr").rglob("__init__.py")
+        prefix + ".".join(path.parent.relative_to(ROOT).parts)
+        for root, prefix in roots.items()
+        for path in (ROOT / root).rglob("__init__.py")
     }
-    assert found | {"fleke_flwr.strategies", "fleke_flwr.apps", "fleke_flwr.configs"} == listed
+    assert found | {"fleke_flwr.configs"} == listed
 
 
 def test_every_dependency_is_pinned() -> None:

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fleke_flwr.apps.check import run_check
-from fleke_flwr.apps.check_forecast import Messages, sent_kind
+from fleke_flwr.apps.checking.forecast import Messages, sent_kind
 from fleke_flwr.config import RunConfig
 from tests.apps.federation import federation, run_config, write_records
 

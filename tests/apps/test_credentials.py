@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_public_key,
 )
 
-from fleke_flwr.apps.credentials import Pair, new_authority, new_identity, new_server
+from fleke_flwr.apps.deploying.credentials import Pair, new_authority, new_identity, new_server
 
 
 @pytest.fixture(scope="module")

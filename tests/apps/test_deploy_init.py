@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fleke_flwr.apps.deploy_init import Layout, init, read_nodes
+from fleke_flwr.apps.deploying.init import Layout, init, read_nodes
 from fleke_flwr.errors import ConfigError
 
 NODES = ("hospital-1", "hospital-2")

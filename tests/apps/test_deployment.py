@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from fleke_flwr.apps import deployment
-from fleke_flwr.apps.deployment import check_connection, deploy
-from fleke_flwr.apps.run_log import RunLog
+from fleke_flwr.apps.deploying import deployment
+from fleke_flwr.apps.deploying.deployment import check_connection, deploy
+from fleke_flwr.apps.deploying.run_log import RunLog
 from fleke_flwr.apps.runner import Simulation
 from fleke_flwr.errors import ConfigError, RunError
 

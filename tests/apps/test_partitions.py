@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from fleke_flwr.apps.partitions import OTHER, describe, picture, show
-from fleke_flwr.apps.report_picture import DARK, LIGHT
+from fleke_flwr.apps.reporting.picture import DARK, LIGHT
 from fleke_flwr.config import DataConfig, RunConfig
 from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.data.partition import partition_cases

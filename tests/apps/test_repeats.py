@@ -15,8 +15,8 @@ from hypothesis import strategies as some
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.recipe import resolve_recipe
 from fleke_flwr.apps.repeats import law, law_of_prompt, needed, run_repeats, spoken
-from fleke_flwr.apps.report_picture import LIGHT
-from fleke_flwr.apps.report_repeats import residual_by_repeat
+from fleke_flwr.apps.reporting.picture import LIGHT
+from fleke_flwr.apps.reporting.repeats import residual_by_repeat
 from fleke_flwr.config import ModelConfig, RunConfig
 from fleke_flwr.errors import ConfigError, DataError
 from fleke_flwr.models.loading import load_model

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from fleke_flwr.apps.report import render
-from fleke_flwr.apps.report_axes import color, places
-from fleke_flwr.apps.report_figures import bytes_and_quality, phase_seconds, score_bars
-from fleke_flwr.apps.report_picture import DARK, LIGHT
-from fleke_flwr.apps.report_rounds import score_by_round, seconds_by_slot
-from fleke_flwr.apps.report_sweep import score_by_value
+from fleke_flwr.apps.reporting.axes import color, places
+from fleke_flwr.apps.reporting.figures import bytes_and_quality, phase_seconds, score_bars
+from fleke_flwr.apps.reporting.picture import DARK, LIGHT
+from fleke_flwr.apps.reporting.rounds import score_by_round, seconds_by_slot
+from fleke_flwr.apps.reporting.sweep import score_by_value
 from fleke_flwr.errors import DataError
 from tests.apps.pages import cells_of, numbers_in
 from tests.apps.rows import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleke_flwr.apps.report_conflict import conflicts, has_conflicts
+from fleke_flwr.apps.reporting.conflict import conflicts, has_conflicts
 from tests.apps.pages import cells_of
 from tests.apps.rows import conflicting, made_row
 

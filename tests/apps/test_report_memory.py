@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fleke_flwr.apps.report_axes import variant_called, variant_strokes
-from fleke_flwr.apps.report_memory import first_records, forgetting
-from fleke_flwr.apps.report_picture import DARK, LIGHT
+from fleke_flwr.apps.reporting.axes import variant_called, variant_strokes
+from fleke_flwr.apps.reporting.memory import first_records, forgetting
+from fleke_flwr.apps.reporting.picture import DARK, LIGHT
 from tests.apps.pages import cells_of
 from tests.apps.rows import made_row, remembering, zsre
 

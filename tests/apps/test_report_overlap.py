@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fleke_flwr.apps.report_overlap import counts, has_overlap, key_overlap
-from fleke_flwr.apps.report_picture import DARK, LIGHT
+from fleke_flwr.apps.reporting.overlap import counts, has_overlap, key_overlap
+from fleke_flwr.apps.reporting.picture import DARK, LIGHT
 from tests.apps.pages import cells_of
 from tests.apps.rows import made_row, overlapping
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from fleke_flwr.apps.report import render
-from fleke_flwr.apps.report_clients import score_by_client
-from fleke_flwr.apps.report_drift import drift
+from fleke_flwr.apps.reporting.clients import score_by_client
+from fleke_flwr.apps.reporting.drift import drift
 from fleke_flwr.config import RunConfig
 from fleke_flwr.errors import DataError
 from tests.apps.pages import cells_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fleke_flwr.apps.report_metrics import COUNTERFACT, ZSRE, protocol_of
+from fleke_flwr.apps.reporting.metrics import COUNTERFACT, ZSRE, protocol_of
 from fleke_flwr.apps.results import (
     ALL,
     OWN,

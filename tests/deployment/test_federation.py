@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fleke_flwr.apps.credentials import new_authority, new_identity
+from fleke_flwr.apps.deploying.credentials import new_authority, new_identity
 from fleke_flwr.artifacts import read_json
 from fleke_flwr.state import EditState
 from tests.deployment.network import FLEKE, Network

@@ -12,8 +12,8 @@ from pathlib import Path
 import tomli_w
 from rich.console import Console
 
-from fleke_flwr.apps import deploy_scripts
-from fleke_flwr.apps.credentials import Pair, new_authority, new_identity, new_server
+from fleke_flwr.apps.deploying import scripts
+from fleke_flwr.apps.deploying.credentials import Pair, new_authority, new_identity, new_server
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.values import comma_list
 
@@ -154,13 +154,13 @@ def _write_pair(pair: Pair, private: Path, public: Path) -> None:
 
 
 def _write_scripts(layout: Layout) -> None:
-    scripts = {layout.root / "superlink.sh": deploy_scripts.superlink(layout.host, layout.port)}
-    scripts[layout.root / "register.sh"] = deploy_scripts.register(layout.name, layout.nodes)
+    written = {layout.root / "superlink.sh": scripts.superlink(layout.host, layout.port)}
+    written[layout.root / "register.sh"] = scripts.register(layout.name, layout.nodes)
     for place, name in enumerate(layout.nodes):
-        scripts[layout.node(name) / "supernode.sh"] = deploy_scripts.supernode(
+        written[layout.node(name) / "supernode.sh"] = scripts.supernode(
             layout.address, NODE_PORT + place, place, len(layout.nodes)
         )
-    for path, text in scripts.items():
+    for path, text in written.items():
         path.write_text(text, encoding="utf-8")
         path.chmod(0o755)
 

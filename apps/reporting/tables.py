@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from fleke_flwr.apps.report_cells import (
+from fleke_flwr.apps.reporting.cells import (
     DASH,
     grid,
     headings,
@@ -17,7 +17,7 @@ from fleke_flwr.apps.report_cells import (
     variant_cells,
     variant_titles,
 )
-from fleke_flwr.apps.report_metrics import GENERATED_NOTE, generated, protocol_of
+from fleke_flwr.apps.reporting.metrics import GENERATED_NOTE, generated, protocol_of
 from fleke_flwr.apps.results import (
     ALL,
     BOUND,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fleke_flwr.apps.failed_edits import ANSWERS, folder_of
-from fleke_flwr.apps.report_axes import variant_called
-from fleke_flwr.apps.report_cells import (
+from fleke_flwr.apps.reporting.axes import variant_called
+from fleke_flwr.apps.reporting.cells import (
     DASH,
     grid,
     headings,
@@ -23,7 +23,7 @@ from fleke_flwr.apps.report_cells import (
     variant_cells,
     variant_titles,
 )
-from fleke_flwr.apps.report_parts import folded
+from fleke_flwr.apps.reporting.parts import folded
 from fleke_flwr.apps.results import Row, Rows, last_value
 from fleke_flwr.errors import DataError
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from fleke_flwr.apps.report_axes import identity, lines, places, value_axis
-from fleke_flwr.apps.report_figures import panels
-from fleke_flwr.apps.report_metrics import protocol_of
-from fleke_flwr.apps.report_picture import Picture, Theme
+from fleke_flwr.apps.reporting.axes import identity, lines, places, value_axis
+from fleke_flwr.apps.reporting.figures import panels
+from fleke_flwr.apps.reporting.metrics import protocol_of
+from fleke_flwr.apps.reporting.picture import Picture, Theme
 from fleke_flwr.apps.results import (
     EDITS,
     Rows,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from html import escape
 
-from fleke_flwr.apps.report_axes import color
+from fleke_flwr.apps.reporting.axes import color
 from fleke_flwr.apps.results import (
     Row,
     Rows,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from fleke_flwr.apps.report_picture import Picture, Theme
+from fleke_flwr.apps.reporting.picture import Picture, Theme
 
 # By kind of repetition: what it is called, its colour and its marker.
 _KINDS = {

@@ -7,10 +7,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fleke_flwr.apps.report_axes import called, identity, lines
-from fleke_flwr.apps.report_figures import PHASES
-from fleke_flwr.apps.report_metrics import protocol_of
-from fleke_flwr.apps.report_picture import Picture, Theme
+from fleke_flwr.apps.reporting.axes import called, identity, lines
+from fleke_flwr.apps.reporting.figures import PHASES
+from fleke_flwr.apps.reporting.metrics import protocol_of
+from fleke_flwr.apps.reporting.picture import Picture, Theme
 from fleke_flwr.apps.results import Rows, last_value, personal
 
 _ACROSS = 4

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from fleke_flwr.apps.report_cells import (
+from fleke_flwr.apps.reporting.cells import (
     grid,
     headings,
     interval,
@@ -17,7 +17,7 @@ from fleke_flwr.apps.report_cells import (
     variant_titles,
     whole,
 )
-from fleke_flwr.apps.report_metrics import protocol_of
+from fleke_flwr.apps.reporting.metrics import protocol_of
 from fleke_flwr.apps.results import Row, Rows
 
 TITLE = "Conflicts"

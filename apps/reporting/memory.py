@@ -12,8 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fleke_flwr.apps.report_axes import variant_called, variant_strokes
-from fleke_flwr.apps.report_cells import (
+from fleke_flwr.apps.reporting.axes import variant_called, variant_strokes
+from fleke_flwr.apps.reporting.cells import (
     DASH,
     grid,
     headings,
@@ -23,8 +23,8 @@ from fleke_flwr.apps.report_cells import (
     variant_cells,
     variant_titles,
 )
-from fleke_flwr.apps.report_metrics import protocol_of
-from fleke_flwr.apps.report_picture import Picture, Theme
+from fleke_flwr.apps.reporting.metrics import protocol_of
+from fleke_flwr.apps.reporting.picture import Picture, Theme
 from fleke_flwr.apps.results import OWN, Row, Rows, measured
 
 TITLE = "Forgetting"

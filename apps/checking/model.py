@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fleke_flwr.apps.check_records import Placed
+from fleke_flwr.apps.checking.records import Placed
 from fleke_flwr.editors.rows import target_rows
 from fleke_flwr.errors import RequestError
 from fleke_flwr.evaluation.answers import judge

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from fleke_flwr.apps.report_axes import variant_called
-from fleke_flwr.apps.report_cells import DASH, grid, headings, line
-from fleke_flwr.apps.report_metrics import protocol_of
-from fleke_flwr.apps.report_parts import folded
+from fleke_flwr.apps.reporting.axes import variant_called
+from fleke_flwr.apps.reporting.cells import DASH, grid, headings, line
+from fleke_flwr.apps.reporting.metrics import protocol_of
+from fleke_flwr.apps.reporting.parts import folded
 from fleke_flwr.apps.results import Rows, personal, shown, swept_key, swept_value
 from fleke_flwr.config import RunConfig
 

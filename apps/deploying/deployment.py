@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fleke_flwr.apps.deploying.run_log import RunLog
 from fleke_flwr.apps.events import EventReader
 from fleke_flwr.apps.flower import command_path, flower_environment
 from fleke_flwr.apps.processes import Ended, ProcessGroup, ending, signals_ignored
-from fleke_flwr.apps.run_log import RunLog
 from fleke_flwr.apps.runner import Simulation, write_app
 from fleke_flwr.errors import ConfigError, RunError
 from fleke_flwr.progress import Progress

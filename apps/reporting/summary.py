@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fleke_flwr.apps.report_drift import change_of
-from fleke_flwr.apps.report_metrics import protocol_of
-from fleke_flwr.apps.report_run import left_out
+from fleke_flwr.apps.reporting.drift import change_of
+from fleke_flwr.apps.reporting.metrics import protocol_of
+from fleke_flwr.apps.reporting.run import left_out
 from fleke_flwr.apps.results import (
     BOUND,
     EDITS,

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from fleke_flwr.apps.report_cells import grid, headings, line
-from fleke_flwr.apps.report_picture import DARK, LIGHT, Picture
+from fleke_flwr.apps.reporting.cells import grid, headings, line
+from fleke_flwr.apps.reporting.picture import DARK, LIGHT, Picture
 
 # More numbers behind a picture than this are left to its CSV file.
 _MOST_NUMBERS = 200

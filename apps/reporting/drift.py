@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from fleke_flwr.apps.drift import DRIFT
-from fleke_flwr.apps.report_cells import (
+from fleke_flwr.apps.reporting.cells import (
     DASH,
     grid,
     headings,

@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from fleke_flwr.apps.report_axes import called, identity, variant_strokes
-from fleke_flwr.apps.report_cells import grid, interval, line, small, strategy_cell
-from fleke_flwr.apps.report_metrics import protocol_of
-from fleke_flwr.apps.report_picture import Picture, Theme
+from fleke_flwr.apps.reporting.axes import called, identity, variant_strokes
+from fleke_flwr.apps.reporting.cells import grid, interval, line, small, strategy_cell
+from fleke_flwr.apps.reporting.metrics import protocol_of
+from fleke_flwr.apps.reporting.picture import Picture, Theme
 from fleke_flwr.apps.results import Row, Rows, at_value, has_editors, last_value, personal
 
 TITLE = "Clients"

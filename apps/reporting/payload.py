@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from fleke_flwr.apps.report_cells import (
+from fleke_flwr.apps.reporting.cells import (
     DASH,
     grid,
     headings,

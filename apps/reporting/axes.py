@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from fleke_flwr.apps.report_picture import Theme
+from fleke_flwr.apps.reporting.picture import Theme
 from fleke_flwr.apps.results import (
     BOUND,
     Row,

@@ -6,9 +6,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fleke_flwr.apps.report_axes import bars, bounds, called, color, identity, rings
-from fleke_flwr.apps.report_metrics import Protocol, protocol_of
-from fleke_flwr.apps.report_picture import Picture, Theme
+from fleke_flwr.apps.reporting.axes import bars, bounds, called, color, identity, rings
+from fleke_flwr.apps.reporting.metrics import Protocol, protocol_of
+from fleke_flwr.apps.reporting.picture import Picture, Theme
 from fleke_flwr.apps.results import (
     ALL,
     BOUND,

@@ -14,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from fleke_flwr.apps.report_axes import variant_called
-from fleke_flwr.apps.report_cells import (
+from fleke_flwr.apps.reporting.axes import variant_called
+from fleke_flwr.apps.reporting.cells import (
     DASH,
     grid,
     headings,
@@ -25,7 +25,7 @@ from fleke_flwr.apps.report_cells import (
     variant_titles,
     whole,
 )
-from fleke_flwr.apps.report_picture import DARK, Picture, Theme
+from fleke_flwr.apps.reporting.picture import DARK, Picture, Theme
 from fleke_flwr.apps.results import Row, Rows
 
 TITLE = "Overlap"

@@ -1,0 +1,1 @@
+"""What ``fleke check`` looks at."""

@@ -1,0 +1,1 @@
+"""Certificates, scripts and runs of a federation."""

@@ -1,0 +1,1 @@
+"""Experiment trackers, each imported only when a run names it."""
