@@ -240,6 +240,3 @@ def test_a_node_that_does_not_fit_is_named_and_left_out(
     manifest = read_json(tmp_path / "run" / "manifest.json")
     assert [client["client"] for client in manifest["clients"]] == [0]
     assert reason in manifest["refused"][0]
-    code, output = started(network, tmp_path / "strict", "rounds=1").end()
-    assert code == 1
-    assert "1 of 2 clients can take part and 2 are needed" in output.replace("\n", " ")
