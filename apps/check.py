@@ -194,6 +194,7 @@ class _Check:
         config = self.config
         return {
             "strategy": config.strategy_names[0],
+            "editor": config.editor_names[0],
             "mode": config.mode,
             "kind": messages.kind,
             "encoding": config.encoding,

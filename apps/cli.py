@@ -123,11 +123,19 @@ def compare(
 
 
 @application.command()
-def edit(config: ConfigName, overrides: Overrides = None, output: Output = None) -> None:
-    """Edit all records at once on this machine, without clients."""
+def edit(
+    config: ConfigName,
+    overrides: Overrides = None,
+    batch: Annotated[
+        int,
+        typer.Option(min=0, help="Records edited together, batch after batch (default: all)."),
+    ] = 0,
+    output: Output = None,
+) -> None:
+    """Edit all records on this machine, without clients, at once or one batch after the other."""
     from fleke_flwr.apps.jobs import run_central
 
-    run_central(_read(config, overrides), output, Console())
+    run_central(_read(config, overrides), output, batch, Console())
 
 
 @application.command()
@@ -159,12 +167,87 @@ def evaluate(
     run_evaluation(_read(config, overrides), edits, output, Console())
 
 
+@application.command("train-editor")
+def train_editor(  # noqa: PLR0913  (the options of a command)
+    config: ConfigName,
+    overrides: Overrides = None,
+    editor: Annotated[str, typer.Option(help="malmen or mend (default: the config's).")] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Directory of the network (default: the cache's, for the model)."
+        ),
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.01, help="Upper bound of the time.")] = 10.0,
+    steps: Annotated[int, typer.Option(min=1, help="Upper bound of the steps.")] = 2000,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the directory's checkpoint.")
+    ] = False,
+    settings: Annotated[
+        str, typer.Option("--set", help="Settings of the training: NAME=VALUE,NAME=VALUE.")
+    ] = "",
+) -> None:
+    """Train the hyper-network of MALMEN or MEND on a share of a config's subjects."""
+    from fleke_flwr.apps.train_editor import EditorTraining
+    from fleke_flwr.apps.train_editor import train_editor as train_network
+
+    chosen = _read(config, overrides)
+    order = EditorTraining(editor or chosen.editor, output, minutes, steps, resume, settings)
+    train_network(chosen, order, Console())
+
+
 @application.command()
 def covariance(config: ConfigName, overrides: Overrides = None) -> None:
     """Compute the covariances a config needs, or find them in the cache."""
     from fleke_flwr.apps.jobs import run_covariance
 
     run_covariance(_read(config, overrides), Console())
+
+
+@application.command()
+def trace(  # noqa: PLR0913  (a command's options are its arguments)
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="embedded, a directory, or a hub name.")
+    ],
+    overrides: Overrides = None,
+    data: Annotated[
+        str, typer.Option(help="Facts: a file, embedded, or hub:OWNER/NAME.")
+    ] = "embedded",
+    limit: Annotated[int, typer.Option(min=0, help="Known facts that are traced (0: all).")] = 100,
+    kinds: Annotated[
+        str, typer.Option(help="What is restored, of these, with commas.")
+    ] = "block,mlp,attention,severed-mlp,severed-attention",
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="MLPs or attentions restored together (default: by depth)."),
+    ] = None,
+    noise: Annotated[str, typer.Option(help="s3, u1.0, m or t5: see docs/trace.md.")] = "s3",
+    samples: Annotated[int, typer.Option(min=1, help="Corrupted copies of a prompt.")] = 10,
+    replace_: Annotated[
+        bool, typer.Option("--replace", help="Put noise in the embeddings' place.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 1,
+    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or float64.")] = "",
+    edit_: Annotated[
+        bool | None,
+        typer.Option(
+            "--edit/--no-edit", help="Edit every layer by itself, too (default: embedded only)."
+        ),
+    ] = None,
+    edits: Annotated[int, typer.Option(min=1, help="How many facts are edited then.")] = 50,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Directory (default: outputs/trace-TIME)."),
+    ] = None,
+) -> None:
+    """Find the layers that carry facts a model knows, and suggest which to edit."""
+    from fleke_flwr.apps.locating.job import TraceOrder, kinds_of, run_trace
+    from fleke_flwr.locate import TraceSettings
+
+    settings = TraceSettings(kinds_of(kinds), samples, window or 0, replace_, seed)
+    given = (*(overrides or ()), *([f"model.dtype={dtype}"] if dtype else []))
+    order = TraceOrder(model, data, settings, noise, limit, edit_, edits, given)
+    run_trace(order, output, Console())
 
 
 @application.command()

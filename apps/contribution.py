@@ -11,12 +11,14 @@ from flwr.app import ConfigRecord, RecordDict
 from fleke_flwr import wire
 from fleke_flwr.apps.known_edits import remaining
 from fleke_flwr.apps.ledger import Ledger
+from fleke_flwr.apps.networks import with_own_network
 from fleke_flwr.apps.node_memory import TARGETS, TARGETS_KEY
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.requests import RoundRequests
 from fleke_flwr.apps.session import Session
-from fleke_flwr.editors.base import EDITORS, Editor, Targets
+from fleke_flwr.editors.base import EDITORS, EditMethod, Editor, StatisticsEditor, Targets
 from fleke_flwr.editors.cache import recall_targets, save_targets, target_keys, targets_cached
+from fleke_flwr.editors.direct import direct_updates, located
 from fleke_flwr.editors.modes import exchange_statistics, exchange_update
 from fleke_flwr.errors import RunError
 from fleke_flwr.linalg import Prior
@@ -51,8 +53,11 @@ class Contribution:
 
     def __post_init__(self) -> None:
         """Prepare what every answer needs."""
-        order, model = self.order, self.session.model
-        self.editor: Editor = EDITORS.get(order.spec.editor)(order.spec)
+        session, model = self.session, self.session.model
+        spec = with_own_network(self.order.spec, session.config, model, session.network)
+        self.order = order = replace(self.order, spec=spec)
+        self.editor: EditMethod = EDITORS.get(order.spec.editor)(order.spec)
+        self.editor.check(model)
         self.reading = EditState(model.fingerprint) if order.on_base else self.state
         self.asked = RoundRequests(self.session, order, Ledger.load(self.memory, order.variant))
 
@@ -62,12 +67,34 @@ class Contribution:
         requests = self._wanted()
         priors = self._priors()
         with self.reading.applied(self.session.model.model):
-            started = time.perf_counter()
-            targets = self._targets(requests)
-            self.costs["seconds-targets"] = time.perf_counter() - started
-            started = time.perf_counter()
-            payload = self._solve(requests, targets, priors)
-            self.costs["seconds-statistics"] = time.perf_counter() - started
+            if isinstance(self.editor, Editor):
+                return self._located(self.editor, requests, priors)
+            return self._direct(requests, priors)
+
+    def _located(
+        self, editor: Editor, requests: Sequence[EditRequest], priors: Mapping[str, Prior]
+    ) -> EditPayload:
+        started = time.perf_counter()
+        targets = self._targets(editor, requests)
+        self.costs["seconds-targets"] = time.perf_counter() - started
+        started = time.perf_counter()
+        payload = self._solve(editor, requests, targets, priors)
+        self.costs["seconds-statistics"] = time.perf_counter() - started
+        return payload
+
+    def _direct(self, requests: Sequence[EditRequest], priors: Mapping[str, Prior]) -> EditPayload:
+        """Answer with an editor that has no target vectors."""
+        started = time.perf_counter()
+        model, progress = self.session.model, self.session.progress()
+        payload = self._empty(len(requests))
+        if isinstance(self.editor, StatisticsEditor) and self.order.reply == wire.STATISTICS:
+            statistics = self.editor.statistics(model, requests, progress)
+            payload = replace(payload, statistics=statistics)
+        else:
+            updates = direct_updates(self.editor, model, requests, priors, progress)
+            payload = replace(payload, updates=updates)
+        self.costs["seconds-statistics"] = time.perf_counter() - started
+        self.costs["optimized"] = len(requests)
         return payload
 
     def _wanted(self) -> list[EditRequest]:
@@ -97,8 +124,9 @@ class Contribution:
             return
         started = time.perf_counter()
         model = self.session.model
+        editor = located(self.editor)
         found = targets_cached(
-            self.editor,
+            editor,
             model,
             EditState(model.fingerprint).fingerprint,
             requests,
@@ -106,7 +134,7 @@ class Contribution:
         )
         self.costs.update(optimized=found.optimized, reused=found.reused)
         priors = known_priors(self.session.config, model, self.order.spec, Silent())
-        left = remaining(self.editor, model, self.state, requests, found.targets, priors)
+        left = remaining(editor, model, self.state, requests, found.targets, priors)
         is_known = (left.residual < threshold).tolist()
         keys = [k for k, known in zip(self._base_keys(requests), is_known, strict=True) if known]
         self.memory[self._known_name] = ConfigRecord(
@@ -141,21 +169,19 @@ class Contribution:
         session = self.session
         return known_priors(session.config, session.model, self.order.spec, Silent())
 
-    def _targets(self, requests: Sequence[EditRequest]) -> Targets:
+    def _targets(self, editor: Editor, requests: Sequence[EditRequest]) -> Targets:
         """Optimise at the first exchange of a sweep, recall at the later ones."""
         order = self.order
         if order.exchange > 0:
             return self._recall()
         model = self.session.model
-        found = targets_cached(
-            self.editor, model, order.round_state, requests, self.session.progress()
-        )
+        found = targets_cached(editor, model, order.round_state, requests, self.session.progress())
         targets = found.targets
         for name, value in (("optimized", found.optimized), ("reused", found.reused)):
             self.costs[name] = self.costs.get(name, 0) + value
         path = self.session.kept_targets(self.order.pooled)
         if path is not None:
-            save_targets(path, target_keys(self.editor, model, order.round_state, requests))
+            save_targets(path, target_keys(editor, model, order.round_state, requests))
         if exchanges_per_round(order.spec.mode, len(order.spec.layers)) > 1:
             self._remember(targets)
         return targets
@@ -187,21 +213,28 @@ class Contribution:
         return Targets(**wire.unpack_tensors(self.memory.array_records[TARGETS]))
 
     def _solve(
-        self, requests: Sequence[EditRequest], targets: Targets, priors: Mapping[str, Prior]
+        self,
+        editor: Editor,
+        requests: Sequence[EditRequest],
+        targets: Targets,
+        priors: Mapping[str, Prior],
     ) -> EditPayload:
         order, model = self.order, self.session.model
-        empty = EditPayload(
-            base=model.fingerprint,
-            state=self.state.fingerprint,
-            editor=order.spec.editor,
-            mode=order.spec.mode,
-            num_edits=max(0, len(requests) - self.asked.added),
-        )
-        exchange = order.exchange
+        empty, exchange = self._empty(len(requests)), order.exchange
         if order.reply == wire.UPDATES:
-            updates = exchange_update(self.editor, model, requests, targets, exchange, priors)
+            updates = exchange_update(editor, model, requests, targets, exchange, priors)
             return replace(empty, updates=updates)
         return replace(
             empty,
-            statistics=exchange_statistics(self.editor, model, requests, targets, exchange, priors),
+            statistics=exchange_statistics(editor, model, requests, targets, exchange, priors),
+        )
+
+    def _empty(self, requests: int) -> EditPayload:
+        spec = self.order.spec
+        return EditPayload(
+            base=self.session.model.fingerprint,
+            state=self.state.fingerprint,
+            editor=spec.editor,
+            mode=spec.mode,
+            num_edits=max(0, requests - self.asked.added),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from logging import getLogger
@@ -19,6 +19,7 @@ from fleke_flwr.apps.checkpoints import Checkpoints
 from fleke_flwr.apps.drift import measure_drift
 from fleke_flwr.apps.kept_sums import keep_sums
 from fleke_flwr.apps.manifest import manifest
+from fleke_flwr.apps.networks import left_out_note
 from fleke_flwr.apps.priors import known_priors
 from fleke_flwr.apps.recipe import resolve_recipe
 from fleke_flwr.apps.rows import metrics_row, round_line, spoken_line, variant_name
@@ -26,8 +27,9 @@ from fleke_flwr.apps.strategy_options import check_options, strategy_options
 from fleke_flwr.apps.trackers import Trackers
 from fleke_flwr.artifacts import write_json, write_text
 from fleke_flwr.config import UNSET, BoundConfig, RunConfig
-from fleke_flwr.editors.base import EDITORS
+from fleke_flwr.editors.base import EDITORS, EditMethod, Editor, UpdateEditor
 from fleke_flwr.errors import ConfigError, DataError, RunError
+from fleke_flwr.fusion import Fusion, check_fusion
 from fleke_flwr.linalg import Prior
 from fleke_flwr.models.loading import EditableModel, load_model
 from fleke_flwr.progress import EventFile
@@ -81,6 +83,7 @@ class Experiment:
         variants = self.config.variants
         for _, config in variants:
             check_kinds(kinds, config)
+            check_editors(kinds, config)
         model = load_model(self.config.model)
         # The base model's part is kept, and a text that cannot be read is refused here.
         measure_drift(model, EditState(model.fingerprint), self.config)
@@ -89,9 +92,13 @@ class Experiment:
             for value, config in variants
             for editor in config.editor_names
         }
+        check_recipes(kinds, specs.values())
         checkpoints = Checkpoints(self.directory, self.config)
         nodes = self._meet(model)
         self._check(nodes)
+        own_data = any(node.own_data for node in nodes)
+        if not own_data and (note := left_out_note(self.config, model)):
+            self._say(note)
         for value, config in variants:
             for editor in config.editor_names:
                 chosen = replace(config, editor=editor)
@@ -149,13 +156,21 @@ class Experiment:
     def _plan(
         self, config: RunConfig, model: EditableModel, spec: EditSpec, value: Scalar | None
     ) -> Plan:
+        editor = EDITORS.get(spec.editor)(spec)
+        modules = editor.modules(model)
         priors = known_priors(config, model, spec, self.progress)
+        if spec.mode != config.mode:
+            self._say(
+                f"editor {spec.editor}: mode {spec.mode}; {config.mode} makes no sense for it"
+            )
         return Plan(
             spec=spec,
-            modules=tuple(model.module_name(layer) for layer in spec.layers),
+            modules=modules,
             priors=priors,
             base=model.fingerprint,
             d_out=model.d_model,
+            shapes={module: model.shape_of(module) for module in modules},
+            adds_up=not isinstance(editor, UpdateEditor),
             encoding=config.encoding,
             dtype=config.payload_dtype,
             state_dtype=torch.float64 if model.dtype == torch.float64 else torch.float32,
@@ -165,9 +180,10 @@ class Experiment:
             rounds=config.rounds,
             memory=config.memory,
             beta0=config.merge.beta0,
-            beta1=spec.ridge_weight if config.merge.beta1 == UNSET else config.merge.beta1,
+            beta1=editor.memory_weight if config.merge.beta1 == UNSET else config.merge.beta1,
             sweeps=config.sweeps,
-            bounds=_bounds(config.bound, model, spec, priors),
+            bounds=_bounds(config.bound, model, editor, priors),
+            fusion=Fusion(config.fusion, config.seed) if config.fusion.rule else None,
             conflict=config.conflict,
             overlap=config.overlap,
             evaluate_every=config.evaluation.every,
@@ -190,7 +206,6 @@ class Experiment:
         row = checkpoints.finished(variant, folder)
         if row is None:
             spent = checkpoints.watch(strategy, variant)
-            self._show_rounds(strategy, variant)
             self._show_rounds(strategy, variant)
             started = time.perf_counter()
             try:
@@ -239,13 +254,15 @@ class Experiment:
 
 
 def _bounds(
-    config: BoundConfig, model: EditableModel, spec: EditSpec, priors: Mapping[str, Prior]
+    config: BoundConfig, model: EditableModel, editor: EditMethod, priors: Mapping[str, Prior]
 ) -> Bounds:
-    norms = {}
-    for layer in spec.layers:
-        module = model.module_name(layer)
-        norms[module] = output_norm(model.weight(layer).double().cpu(), priors[module])
-    return Bounds(config.change, config.leverage, spec.ridge_weight, norms)
+    norms = {
+        module: output_norm(model.weight_of(module).double().cpu(), prior)
+        for module, prior in priors.items()
+        if editor.measured
+    }
+    weight = editor.prior_weight
+    return Bounds(config.change, config.leverage, weight, norms, editor.measured)
 
 
 def _kept(merged: int, directory: Path) -> str:
@@ -254,6 +271,63 @@ def _kept(merged: int, directory: Path) -> str:
         return ""
     rounds = "round 1 is" if merged == 1 else f"rounds 1 to {merged} are"
     return f" What was merged, {rounds} kept: go on with fleke run --resume {directory}"
+
+
+def check_editors(kinds: Mapping[str, type[FederatedStrategy]], config: RunConfig) -> None:
+    """Refuse what makes no sense for an editor: strategies that need what it does not give.
+
+    Raises
+    ------
+    ConfigError
+        Naming editor, strategy or setting, and what to choose instead.
+    """
+    check_fusion(config, [name for name, kind in kinds.items() if kind.personal])
+    for name in config.editor_names:
+        editor = EDITORS.get(name)
+        for strategy, kind in kinds.items():
+            if issubclass(editor, UpdateEditor) and kind.solves and not kind.pooled:
+                raise ConfigError(
+                    f"editor {name!r} gives an update and no statistics that add up over clients, "
+                    f"which strategy {strategy!r} needs; choose simple_average, edit_avg, "
+                    "task_arithmetic or ties, and global as their bound"
+                )
+            if kind.personal and not issubclass(editor, Editor):
+                raise ConfigError(
+                    f"editor {name!r} has no target vectors, which clients of strategy "
+                    f"{strategy!r} hand to one another; choose memit or pmet"
+                )
+        asked = {
+            f"sweeps = {config.sweeps}": config.sweeps > 1,
+            f"conflict.policy = {config.conflict.policy!r}": bool(config.conflict.policy),
+            f"overlap.threshold = {config.overlap.threshold:g}": config.overlap.threshold >= 0,
+            f"memory = {config.memory!r}": config.memory != "none"
+            and issubclass(editor, UpdateEditor),
+        }
+        for setting, is_asked in asked.items():
+            if is_asked and not issubclass(editor, Editor):
+                raise ConfigError(
+                    f"{setting} looks at target vectors, and editor {name!r} has none; leave it "
+                    "unset, or choose memit, pmet, emmet, alphaedit or adaple"
+                )
+
+
+def check_recipes(kinds: Mapping[str, type[FederatedStrategy]], specs: Iterable[EditSpec]) -> None:
+    """Refuse recipes that clients could not follow with one another's memory vectors.
+
+    Raises
+    ------
+    ConfigError
+        Naming editor and strategy.
+    """
+    for spec in specs:
+        editor = EDITORS.get(spec.editor)(spec)
+        for name, kind in kinds.items():
+            if kind.personal and isinstance(editor, Editor) and not editor.is_plain:
+                raise ConfigError(
+                    f"editor {spec.editor!r} scales what it solves ({dict(spec.options)}), and "
+                    f"strategy {name!r} hands on vectors that say nothing of it; "
+                    "set objective=memit in edit.options"
+                )
 
 
 def check_kinds(kinds: Mapping[str, type[FederatedStrategy]], config: RunConfig) -> None:

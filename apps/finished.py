@@ -17,6 +17,7 @@ from fleke_flwr.config import RunConfig
 from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.editors.base import EDITORS, Editor
 from fleke_flwr.editors.cache import target_keys
+from fleke_flwr.editors.direct import located
 from fleke_flwr.errors import DataError, ModelError, RunError
 from fleke_flwr.models.loading import EditableModel, load_model
 from fleke_flwr.spec import EditSpec
@@ -78,7 +79,7 @@ class Finished:
         manifest = read_json(root / "manifest.json")
         flat = {**manifest["config"], **row["settings"]}
         flat.update({"sweep.key": "", "sweep.values": "", "strategies": "", "editors": ""})
-        flat.update({"strategy": row["strategy"], "editor": row["editor"]})
+        flat.update({key: row[key] for key in ("strategy", "editor", "mode")})
         return cls(root, folder, manifest, row, RunConfig.from_flat(flat))
 
     @property
@@ -138,8 +139,14 @@ class Finished:
 
     @cached_property
     def editor(self) -> Editor:
-        """The editor, with the recipe."""
-        return EDITORS.get(self.config.editor)(self.spec)
+        """The editor, with the recipe.
+
+        Raises
+        ------
+        ConfigError
+            If it has no target vectors, by which single edits are found.
+        """
+        return located(EDITORS.get(self.config.editor)(self.spec))
 
     @cached_property
     def state(self) -> EditState:

@@ -98,16 +98,21 @@ def run_comparison(
     return directory
 
 
-def run_central(config: RunConfig, output: Path | None, console: Console) -> Path:
-    """Edit everything at once in this process."""
-    preflight.check(config)
+def _check_alone(config: RunConfig) -> None:
+    """Check a command that works in this process, where no strategy merges anything."""
+    preflight.check(replace(config, strategy=BOUND, strategies=""))
+
+
+def run_central(config: RunConfig, output: Path | None, batch: int, console: Console) -> Path:
+    """Edit everything in this process, at once or in batches."""
+    _check_alone(config)
     directory = preflight.prepare_directory(output, f"{config.name}-central")
     from fleke_flwr.apps.central import edit
     from fleke_flwr.progress import EventFile
 
     EventFile(directory / "events.jsonl").line("central edit")
     with progress_view(console) as progress:
-        edit(config, directory, progress)
+        edit(config, directory, progress, batch)
     show_results(directory, console)
     return directory
 
@@ -116,7 +121,7 @@ def run_repetition(
     config: RunConfig, output: Path | None, edits: int, copies: int, console: Console
 ) -> Path:
     """Study what is left of residuals when the same edits are made again."""
-    preflight.check(config)
+    _check_alone(config)
     directory = preflight.prepare_directory(output, f"{config.name}-repeats")
     from fleke_flwr.apps.repeats import run_repeats
     from fleke_flwr.progress import EventFile
@@ -143,7 +148,7 @@ def run_evaluation(
     config: RunConfig, edits: Path | None, output: Path | None, console: Console
 ) -> dict[str, Any]:
     """Measure a model, with saved edits or without, and print the figures."""
-    preflight.check(config)
+    _check_alone(config)
     from fleke_flwr.apps.central import judge
     from fleke_flwr.artifacts import write_json
 
@@ -157,7 +162,7 @@ def run_evaluation(
 
 def run_covariance(config: RunConfig, console: Console) -> None:
     """Fill the covariance cache."""
-    preflight.check(config)
+    _check_alone(config)
     from fleke_flwr.apps.central import prepare_covariance
 
     with progress_view(console) as progress:

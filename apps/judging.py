@@ -14,6 +14,7 @@ from fleke_flwr.apps.ledger import Ledger
 from fleke_flwr.apps.personal import PersonalModel, load_personal
 from fleke_flwr.apps.session import Session
 from fleke_flwr.editors.base import EDITORS
+from fleke_flwr.editors.direct import located
 from fleke_flwr.evaluation.quality import Quality, evaluate
 from fleke_flwr.state import EditState
 from fleke_flwr.types import EvalCase
@@ -67,7 +68,7 @@ def judge_personal(session: Session, order: TrainOrder, memory: RecordDict) -> d
         round also ``drift``, how far this model has moved from the base model.
     """
     model = session.model
-    editor = EDITORS.get(order.spec.editor)(order.spec)
+    editor = located(EDITORS.get(order.spec.editor)(order.spec))
     personal = load_personal(memory, order, model, editor)
     state = personal.state(model.fingerprint)
     directory = session.results

@@ -205,7 +205,7 @@ def _check_model(config: RunConfig) -> None:
 
 
 def _check_names(config: RunConfig) -> None:
-    from fleke_flwr.apps.experiment import check_kinds
+    from fleke_flwr.apps.experiment import check_editors, check_kinds
     from fleke_flwr.apps.trackers import tracker_kinds
     from fleke_flwr.data.augmentation import AUGMENTATIONS, known_templates
     from fleke_flwr.editors.base import EDITORS
@@ -217,7 +217,9 @@ def _check_names(config: RunConfig) -> None:
         EDITORS.get(name)
     tracker_kinds(config)
     for _, variant in config.variants:
-        check_kinds({name: STRATEGIES.get(name) for name in variant.strategy_names}, variant)
+        kinds = {name: STRATEGIES.get(name) for name in variant.strategy_names}
+        check_kinds(kinds, variant)
+        check_editors(kinds, variant)
         AUGMENTATIONS.get(variant.conflict.augmentation)
         known_templates(variant.conflict.templates, [])
     if config.covariance.corpus and not Path(config.covariance.corpus).is_file():

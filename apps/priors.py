@@ -6,8 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
 from fleke_flwr.config import RunConfig
-from fleke_flwr.editors.covariance import corpus_texts, priors, second_moments
+from fleke_flwr.editors.base import EDITORS
+from fleke_flwr.editors.covariance import corpus_texts, second_moments
 from fleke_flwr.linalg import Prior
 from fleke_flwr.models.loading import EditableModel
 from fleke_flwr.progress import Progress
@@ -27,7 +30,7 @@ def cache_directory(config: RunConfig) -> Path:
 def known_priors(
     config: RunConfig, model: EditableModel, spec: EditSpec, progress: Progress
 ) -> Mapping[str, Prior]:
-    """Return ``C = lambda C0`` by module, for the unedited model.
+    """Return the editor's priors by module, for the unedited model: ``C = lambda C0`` of most.
 
     The second moments stay on disk, and of the factors only as many are held as fit into memory
     (``fleke_flwr.editors.stored``). Call it before any update is applied: the covariance is the
@@ -35,20 +38,20 @@ def known_priors(
     """
     key = (
         model.fingerprint,
+        spec.editor,
         spec.layers,
         spec.ridge_weight,
+        tuple(sorted(spec.options.items())),
         config.covariance,
         str(cache_directory(config)),
     )
-    if key not in _KNOWN:
+
+    def moments() -> Mapping[str, Tensor]:
         texts = corpus_texts(model, config.covariance)
-        moments = second_moments(
-            model,
-            texts,
-            spec.layers,
-            config.covariance.tokens,
-            cache_directory(config) / "covariance",
-            progress,
-        )
-        _KNOWN[key] = priors(moments, spec.ridge_weight)
+        folder = cache_directory(config) / "covariance"
+        tokens = config.covariance.tokens
+        return second_moments(model, texts, spec.layers, tokens, folder, progress)
+
+    if key not in _KNOWN:
+        _KNOWN[key] = EDITORS.get(spec.editor)(spec).priors(model, moments)
     return _KNOWN[key]

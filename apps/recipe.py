@@ -4,34 +4,52 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+from fleke_flwr.apps.networks import with_network
 from fleke_flwr.config import TARGET_SETTINGS, RunConfig
+from fleke_flwr.editors.base import EDITORS
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.models.contexts import sample_contexts
 from fleke_flwr.models.loading import EditableModel
-from fleke_flwr.spec import EditSpec, resolve_spec
+from fleke_flwr.spec import EditSpec, Wanted, resolve_spec
 from fleke_flwr.suggest import unknown
 
 
 def resolve_recipe(config: RunConfig, model: EditableModel) -> EditSpec:
     """Complete the edit settings and sample the shared prefixes, once, on the server.
 
+    A mode that makes no sense for the editor becomes the editor's own.
+
     Raises
     ------
     ConfigError
-        If a setting is missing, or the preset is unknown.
+        If a setting is missing, the preset is unknown, or the editor refuses its parameters.
+    UnsupportedModelError
+        If the editor cannot edit such a model.
     """
+    kind = EDITORS.get(config.editor)
+    config = replace(config, mode=fitting_mode(config))
     settings = _for_editor(model.settings, config.editor)
     if config.edit.preset:
         settings.update(_for_editor(read_preset(config.edit.preset), config.editor))
     contexts = settings.get("contexts") or sample_contexts(
         model, config.contexts.count, config.contexts.length, config.seed
     )
-    return resolve_spec(config, settings, contexts)
+    spec = resolve_spec(config, settings, contexts, Wanted(kind.settings, kind.options))
+    spec = with_network(spec, config, model)
+    kind(spec).check(model)
+    return spec
+
+
+def fitting_mode(config: RunConfig) -> str:
+    """Return the mode of a run, or the editor's first where that one makes no sense for it."""
+    modes = EDITORS.get(config.editor).modes
+    return config.mode if config.mode in modes else modes[0]
 
 
 def _for_editor(settings: Mapping[str, Any], editor: str) -> dict[str, Any]:
@@ -63,13 +81,17 @@ def read_preset(name: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"edit.preset {name!r}: not valid TOML ({error})") from error
     allowed = {"layers", "contexts", *(key.replace("_", "-") for key in TARGET_SETTINGS)}
-    for key in (key for table in _tables(settings) for key in table):
-        if key not in allowed:
-            raise ConfigError(f"edit.preset {name!r}: {unknown('setting', key, allowed)}")
+    for editor, table in _tables(settings).items():
+        own = EDITORS.get(editor).options if editor else {}
+        for key in table:
+            if key not in allowed and key not in own:
+                raise ConfigError(
+                    f"edit.preset {name!r}: {unknown('setting', key, {*allowed, *own})}"
+                )
     return settings
 
 
-def _tables(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the general settings and every editor's own table."""
+def _tables(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the general settings, named by an empty text, and every editor's own table."""
     own = {name: table for name, table in settings.items() if isinstance(table, Mapping)}
-    return [{k: v for k, v in settings.items() if k not in own}, *own.values()]
+    return {"": {k: v for k, v in settings.items() if k not in own}, **own}

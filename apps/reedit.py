@@ -18,6 +18,7 @@ from fleke_flwr.config import FedEditConfig
 from fleke_flwr.editors.base import EDITORS, Editor, Targets
 from fleke_flwr.editors.cache import targets_cached
 from fleke_flwr.editors.condition import own_quantile, passing, similarities
+from fleke_flwr.editors.direct import located
 from fleke_flwr.editors.modes import pooled, solve_groups
 from fleke_flwr.editors.vectors import (
     known,
@@ -59,7 +60,7 @@ class Reedit:
         """Prepare what both messages need."""
         self.options = FedEditConfig(**self.order.options)  # type: ignore[arg-type]
         self.model = self.session.model
-        self.editor: Editor = EDITORS.get(self.order.spec.editor)(self.order.spec)
+        self.editor: Editor = located(EDITORS.get(self.order.spec.editor)(self.order.spec))
         self.total = self.editor.total(len(self.order.spec.layers))
         self.modules = [self.model.module_name(layer) for layer in self.order.spec.layers]
         self.priors: Mapping[str, Prior] = known_priors(

@@ -17,6 +17,7 @@ from fleke_flwr.artifacts import write_json, write_text
 from fleke_flwr.config import RunConfig
 from fleke_flwr.data.benchmarks import load_cases
 from fleke_flwr.editors.base import EDITORS, Editor, Targets
+from fleke_flwr.editors.direct import located
 from fleke_flwr.editors.modes import exchange_statistics, solve_groups
 from fleke_flwr.errors import ConfigError, DataError
 from fleke_flwr.linalg import Prior
@@ -193,12 +194,12 @@ class _Single:
     @property
     def editor(self) -> Editor:
         """The editor as the recipe has it."""
-        return EDITORS.get(self.name)(self.spec)
+        return located(EDITORS.get(self.name)(self.spec))
 
     @property
     def reader(self) -> Editor:
         """The editor for the bare prompt: hidden states need no other context."""
-        return EDITORS.get(self.name)(replace(self.spec, contexts=("{}",)))
+        return located(EDITORS.get(self.name)(replace(self.spec, contexts=("{}",))))
 
     def sizes(self, requests: Sequence[EditRequest]) -> tuple[list[float], list[float]]:
         """Return ``q = k^T C^-1 k`` and ``p = k_0^T C^-1 k`` on the unedited model."""

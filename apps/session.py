@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 from flwr.app import Context
 
-from fleke_flwr.config import DataConfig, RunConfig
-from fleke_flwr.data.benchmarks import load_cases
+from fleke_flwr.apps.networks import editable_cases
+from fleke_flwr.config import RunConfig
 from fleke_flwr.data.rivals import with_rivals
 from fleke_flwr.data.slots import arrange, deal, first_of
 from fleke_flwr.errors import ConfigError
@@ -38,6 +37,9 @@ class Session:
         Directory for the client's own model, from the node's configuration.
     tag_key : str
         What keys the tags by which clients compare edits; see ``fleke_flwr.tags``.
+    network : str
+        Directory of this node's copy of the editor's network; empty when it is where it is looked
+        for anyway.
     """
 
     config: RunConfig
@@ -47,12 +49,13 @@ class Session:
     own_data: bool
     own_results: Path | None = None
     tag_key: str = ""
+    network: str = ""
 
     def dealt(self, rounds: int) -> list[list[EvalCase]]:
         """Return this client's records by round."""
         if self.own_data:
             data = self.config.data
-            arranged = arrange(_own_cases(data), data.slot_order, self.config.seed, self.partition)
+            arranged = arrange(_cases(self), data.slot_order, self.config.seed, self.partition)
             return deal(arranged, rounds, first_of(data.first, self.num_partitions, self.partition))
         everybody = self.everybody(rounds)
         return everybody[self.partition] if self.partition < len(everybody) else [[]] * rounds
@@ -70,7 +73,7 @@ class Session:
                 "strategy 'global' pools the records of all clients and exists in simulation only; "
                 "choose another strategy for a deployment"
             )
-        parts = _dealt(self.config.data, self.num_partitions, self.config.seed, rounds)
+        parts = _dealt(self, rounds)
         return [[list(records) for records in part] for part in parts]
 
     def slot(self, rounds: int, number: int) -> list[EvalCase]:
@@ -149,22 +152,37 @@ def open_session(context: Context, settings: Mapping[str, Scalar] | None = None)
         own_data="data-path" in node,
         own_results=Path(str(node["results-path"])) if "results-path" in node else None,
         tag_key=str(node.get("tag-key", "")),
+        network=str(node.get("network-path", "")),
     )
 
 
-@lru_cache(maxsize=8)
-def _own_cases(data: DataConfig) -> tuple[EvalCase, ...]:
-    return load_cases(data).cases
+_CASES: dict[tuple[object, ...], tuple[EvalCase, ...]] = {}
+_DEALT: dict[tuple[object, ...], tuple[tuple[tuple[EvalCase, ...], ...], ...]] = {}
 
 
-@lru_cache(maxsize=4)
-def _dealt(
-    data: DataConfig, clients: int, seed: int, rounds: int
-) -> tuple[tuple[tuple[EvalCase, ...], ...], ...]:
+def _key(session: Session) -> tuple[object, ...]:
+    """Return all that a session's records depend on."""
+    config, model = session.config, session.model
+    editors = (config.editor, config.editors, config.edit.options, session.network)
+    return (config.data, *editors, config.cache_dir, model.fingerprint)
+
+
+def _cases(session: Session) -> tuple[EvalCase, ...]:
+    key = _key(session)
+    if key not in _CASES:
+        _CASES[key] = tuple(editable_cases(session.config, session.model, session.network))
+    return _CASES[key]
+
+
+def _dealt(session: Session, rounds: int) -> tuple[tuple[tuple[EvalCase, ...], ...], ...]:
     # Only simulations partition: loaded here, it costs a deployed node nothing at every message.
     from fleke_flwr.data.partition import partition_cases
 
-    everything = load_cases(data).cases
+    data, seed, clients = session.config.data, session.config.seed, session.num_partitions
+    key = (*_key(session), clients, seed, rounds)
+    if key in _DEALT:
+        return _DEALT[key]
+    everything = _cases(session)
     dealt = [
         deal(
             arrange(part, data.slot_order, seed, client),
@@ -175,4 +193,5 @@ def _dealt(
     ]
     if data.rivals:
         dealt = with_rivals(dealt, data, everything, seed)
-    return tuple(tuple(tuple(records) for records in part) for part in dealt)
+    _DEALT[key] = tuple(tuple(tuple(records) for records in part) for part in dealt)
+    return _DEALT[key]

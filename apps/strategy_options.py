@@ -11,7 +11,7 @@ from fleke_flwr.config import RunConfig
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.strategies import FederatedStrategy
 from fleke_flwr.suggest import unknown
-from fleke_flwr.values import Scalar, comma_list, parse_value
+from fleke_flwr.values import Scalar, named_texts, parse_value
 
 Kind = type[FederatedStrategy]
 
@@ -22,7 +22,7 @@ def strategy_options(kind: Kind, config: RunConfig) -> dict[str, Any]:
     offered: dict[str, Any] = {**asdict(config.merge), "fededit": config.fededit}
     del offered["options"]
     own = _own(kind)
-    for name, text in _named(config.merge.options).items():
+    for name, text in _named(config).items():
         if name in own:
             offered[name] = parse_value(f"merge.options: {name}", text, own[name])
     return {name: value for name, value in offered.items() if name in accepted}
@@ -37,7 +37,7 @@ def check_options(kinds: Mapping[str, Kind], config: RunConfig) -> None:
         Naming the nearest option.
     """
     known = {name for kind in kinds.values() for name in _own(kind)}
-    for name in _named(config.merge.options):
+    for name in _named(config):
         if name not in known:
             raise ConfigError(f"merge.options: {unknown('option', name, known)}")
     for kind in kinds.values():
@@ -53,11 +53,6 @@ def _own(kind: Kind) -> dict[str, Scalar]:
     }
 
 
-def _named(text: str) -> dict[str, str]:
-    found = {}
-    for pair in comma_list(text):
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise ConfigError(f"merge.options: {pair!r}; write name=value, separated by commas")
-        found[name.strip().replace("-", "_")] = value.strip()
-    return found
+def _named(config: RunConfig) -> dict[str, str]:
+    pairs = named_texts("merge.options", config.merge.options)
+    return {name.replace("-", "_"): text for name, text in pairs.items()}

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from fleke_flwr.data.benchmarks import CaseSet as CaseSet
     from fleke_flwr.data.benchmarks import load_cases as load_cases
     from fleke_flwr.editors import EDITORS as EDITORS
+    from fleke_flwr.editors import EditMethod as EditMethod
     from fleke_flwr.editors import Editor as Editor
     from fleke_flwr.editors import Readings as Readings
+    from fleke_flwr.editors import StatisticsEditor as StatisticsEditor
     from fleke_flwr.editors import Targets as Targets
+    from fleke_flwr.editors import UpdateEditor as UpdateEditor
     from fleke_flwr.errors import ConfigError as ConfigError
     from fleke_flwr.errors import DataError as DataError
     from fleke_flwr.errors import FlekeError as FlekeError
@@ -68,7 +71,15 @@ if (_ROOT / "pyproject.toml").is_file() and str(_ROOT) not in __path__:
 _HOMES = {
     "config": ("RunConfig", "load_config"),
     "data.benchmarks": ("CaseSet", "load_cases"),
-    "editors": ("EDITORS", "Editor", "Readings", "Targets"),
+    "editors": (
+        "EDITORS",
+        "EditMethod",
+        "Editor",
+        "Readings",
+        "StatisticsEditor",
+        "Targets",
+        "UpdateEditor",
+    ),
     "errors": (
         "ConfigError",
         "DataError",

@@ -37,6 +37,7 @@ SIMILARITIES = ("targets", "centred", "changes", "keys")
 MEMORIES = ("none", "dynamic", "statistics")
 OVERLAP_ACTIONS = ("skip", "send")
 POLICIES = ("", "first-come", "latest")
+FUSION_RULES = ("", "drop_rescale", "top_retain", "average", "wise_ft", "lookahead")
 RIVAL_PLACES = ("same", "next", "own")
 JUDGED = ("seen", "first")
 UNSET = -1.0
@@ -53,6 +54,7 @@ SWEPT_SECTIONS = (
     "edit",
     "fededit",
     "merge",
+    "fusion",
     "overlap",
     "conflict",
 )
@@ -107,7 +109,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class EditConfig:
-    """How the editor works; ``-1`` and ``""`` mean the model's own setting."""
+    """How the editor works; ``-1`` and ``""`` mean the model's own setting.
+
+    ``options`` are ``name=value`` pairs for parameters that one editor alone has.
+    """
 
     preset: str = ""
     layers: str = ""
@@ -119,6 +124,7 @@ class EditConfig:
     weight_decay: float = UNSET
     kl_weight: float = UNSET
     stop_loss: float = UNSET
+    options: str = ""
     batch_tokens: int = 16384
 
 
@@ -151,6 +157,22 @@ class MergeConfig:
     beta0: float = 1.0
     beta1: float = UNSET
     options: str = ""
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """What is done to updates that follow one another; an empty ``rule`` adds them.
+
+    ``drop_rate`` is that of ``drop_rescale``, ``keep`` the share of entries of ``top_retain``,
+    ``weight`` that of ``wise_ft`` and ``lookahead``, ``every`` the updates between two looks of
+    ``lookahead``.
+    """
+
+    rule: str = ""
+    drop_rate: float = 0.8
+    keep: float = 0.2
+    weight: float = 0.5
+    every: int = 5
 
 
 @dataclass(frozen=True)
@@ -264,6 +286,7 @@ class RunConfig:
     contexts: ContextConfig = field(default_factory=ContextConfig)
     covariance: CovarianceConfig = field(default_factory=CovarianceConfig)
     merge: MergeConfig = field(default_factory=MergeConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     fededit: FedEditConfig = field(default_factory=FedEditConfig)
     overlap: OverlapConfig = field(default_factory=OverlapConfig)
     conflict: ConflictConfig = field(default_factory=ConflictConfig)
@@ -284,6 +307,7 @@ class RunConfig:
         one_of("data.rival-place", self.data.rival_place, RIVAL_PLACES)
         one_of("overlap.action", self.overlap.action, OVERLAP_ACTIONS)
         one_of("conflict.policy", self.conflict.policy, POLICIES)
+        one_of("fusion.rule", self.fusion.rule, FUSION_RULES)
         one_of("evaluation.records", self.evaluation.records, JUDGED)
         one_of("data.zsre-target", self.data.zsre_target, ZSRE_TARGETS)
         one_of("fededit.rule", self.fededit.rule, REEDIT_RULES)
@@ -307,6 +331,13 @@ class RunConfig:
             raise ConfigError(f"data.mix = {self.data.mix}: need a share from 0 to below 1")
         if not 0 <= self.data.rivals <= 1:
             raise ConfigError(f"data.rivals = {self.data.rivals}: need a share from 0 to 1")
+        if not 0 <= self.fusion.drop_rate < 1:
+            raise ConfigError(
+                f"fusion.drop-rate = {self.fusion.drop_rate}: need a share from 0 to below 1"
+            )
+        for key, share in (("keep", self.fusion.keep), ("weight", self.fusion.weight)):
+            if not 0 < share <= 1:
+                raise ConfigError(f"fusion.{key} = {share}: need a share above 0, up to 1")
         if self.data.concentration <= 0:
             raise ConfigError(
                 f"data.concentration = {self.data.concentration}: need a number above 0"
@@ -450,6 +481,7 @@ _LEAST = {
     "data.edits": 0,
     "data.first": 0,
     "sweeps": 1,
+    "fusion.every": 1,
     "conflict.strength": 1,
     "fededit.noise": 0,
     "evaluation.every": 0,

@@ -78,8 +78,8 @@ class GrowingSolution:
         """Hash of mode and priors: solutions of equal identity and edits are equal."""
         digest = hashlib.sha256(self._mode.encode())
         for prior in self._priors:
-            for block in prior.blocks:
-                digest.update(block.diagonal().contiguous().numpy().tobytes())
+            for member in prior.members:
+                digest.update(member.signature().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
     @property

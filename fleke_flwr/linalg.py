@@ -9,6 +9,10 @@ Sources: MEMIT eq. 14 (the ridge solution), CollabEdit eq. 3 and 12 (pooled from
 identity (the dual form). Departs from the released codes: Cholesky in float64 instead of an
 explicit inverse, one stated jitter policy, the dual form when it is cheaper, and never more than
 one new ``d_in x d_in`` matrix: ``A`` is summed up in the memory in which it is factored.
+
+Where a projection may change inside a subspace only (AlphaEdit), ``C`` is no matrix but its inverse
+is: ``C^-1 = W^T W`` with ``W (k, d_in)``. The dual form needs nothing else, and in the place of the
+primal one stands ``Delta = B W^T (I + W S W^T)^-1 W``, a solve of size ``k``.
 """
 
 from __future__ import annotations
@@ -46,8 +50,9 @@ def solve(statistics: LayerStatistics, prior: Prior, form: str = "auto") -> Laye
     prior : Prior
         ``C`` of the same group.
     form : str
-        ``"dual"`` solves ``r x r``, ``"primal"`` solves ``d_in x d_in``, ``"auto"`` takes the
-        cheaper; dense statistics are always solved in the primal form.
+        ``"dual"`` solves ``r x r``, ``"primal"`` solves ``d_in x d_in``, or ``k x k`` inside a
+        subspace, ``"auto"`` takes the cheaper; dense statistics are always solved in the primal
+        form.
 
     Returns
     -------
@@ -64,11 +69,12 @@ def solve(statistics: LayerStatistics, prior: Prior, form: str = "auto") -> Laye
             f"the prior is {prior.d_in} wide and the statistics {statistics.d_in}: "
             "they belong to different projections or to different models"
         )
+    primal = _solve_primal if prior.finite else _solve_whitened
     if not statistics.is_factored:
-        return _solve_primal(statistics, prior)
+        return primal(statistics, prior)
     columns = statistics.signed_factors()[0].shape[1]
-    if form == "primal" or (form == "auto" and columns * 2 >= statistics.d_in):
-        return _solve_primal(statistics, prior)
+    if form == "primal" or (form == "auto" and columns * 2 >= prior.rank):
+        return primal(statistics, prior)
     if statistics.signs is not None:
         return _solve_signed(statistics, prior)
     return _solve_dual(statistics, prior)
@@ -109,17 +115,59 @@ def _solve_signed(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
 def _solve_primal(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
     def fill(matrix: Tensor) -> None:
         prior.add_to(matrix)
-        if statistics.gram is not None:
-            add_symmetric(matrix, statistics.gram)
-            return
-        for keys, _, signed in _column_strips(statistics):
-            add_products(matrix, keys, signed)
+        _add_gram(matrix, statistics)
 
     update = _cross(statistics)
     factor, _ = factored(prior.d_in, fill)
+    _divide(update, factor)
+    return LayerUpdate(update)
+
+
+def _solve_whitened(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
+    """``Delta = B W^T (I + W S W^T)^-1 W``, which needs no ``C``."""
+    whitened = _whitened(statistics, prior)
+
+    def fill(matrix: Tensor) -> None:
+        matrix.diagonal().add_(1.0)
+        _add_gram(matrix, whitened)
+
+    inside = _cross(whitened)
+    factor, _ = factored(prior.rank, fill)
+    _divide(inside, factor)
+    return LayerUpdate(prior.unwhiten(inside.T).T)
+
+
+def _whitened(statistics: LayerStatistics, prior: Prior) -> LayerStatistics:
+    """Return the statistics of the keys ``W K``."""
+    if statistics.is_factored:
+        keys, residuals, _ = statistics.signed_factors()
+        return LayerStatistics(
+            statistics.count,
+            keys=prior.whiten(keys),
+            residuals=residuals.to(torch.float64),
+            signs=statistics.signs,
+        )
+    gram, cross = statistics.sums()
+    return LayerStatistics(
+        statistics.count,
+        gram=prior.whiten(prior.whiten(gram).T),
+        cross=prior.whiten(cross.T).T,
+    )
+
+
+def _add_gram(matrix: Tensor, statistics: LayerStatistics) -> None:
+    """Add the lower triangle of ``S``."""
+    if statistics.gram is not None:
+        add_symmetric(matrix, statistics.gram)
+        return
+    for keys, _, signed in _column_strips(statistics):
+        add_products(matrix, keys, signed)
+
+
+def _divide(update: Tensor, factor: Tensor) -> None:
+    """Multiply ``B`` by ``(L L^T)^-1`` from the right, in place."""
     torch.linalg.solve_triangular(factor.T, update, upper=True, left=False, out=update)
     torch.linalg.solve_triangular(factor, update, upper=False, left=False, out=update)
-    return LayerUpdate(update)
 
 
 def _cross(statistics: LayerStatistics) -> Tensor:

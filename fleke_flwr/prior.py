@@ -1,41 +1,115 @@
-"""What edited projections already store: the prior ``C``, by Cholesky factors.
+"""What edited projections already store: the prior ``C``, by what its inverse does to keys.
 
 Letters: ``C (d_in, d_in)`` the prior, block diagonal when several projections are solved together;
-``L (d, d)`` the lower Cholesky factor of one block; ``U (d_in, r)`` stacked keys.
+``W (k, d_in)`` its whitening, ``C^-1 = W^T W``; ``L (d, d)`` the lower Cholesky factor of one
+block, whose ``W`` is ``L^-1``; ``Q (d, k)`` an orthonormal basis; ``U (d_in, r)`` stacked keys.
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from fleke_flwr.errors import StatisticsError
 from fleke_flwr.factoring import cholesky, strips
 
 
 class PriorBlock(Protocol):
-    """The prior of one projection; where its factor is kept, or made again, is its own affair."""
+    """The prior of one projection; where what it is made of is kept is its own affair."""
 
     @property
     def size(self) -> int:
-        """Input width of the projection."""
+        """Input width ``d`` of the projection."""
+
+    @property
+    def rank(self) -> int:
+        """Number ``k`` of directions in which the projection may change at all."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether ``C`` is a matrix; that of a subspace is infinite outside of it."""
 
     @property
     def jitter(self) -> float:
         """Multiple of the mean diagonal that had to be added; 0 when none was."""
 
     def factor(self) -> Tensor:
-        """Return the lower Cholesky factor ``L (d, d)`` in float64."""
+        """Return the lower Cholesky factor ``L (d, d)`` in float64.
+
+        Raises
+        ------
+        StatisticsError
+            If ``C`` is not finite.
+        """
 
     def add_to(self, matrix: Tensor) -> None:
-        """Add the lower triangle of ``C``, jitter included, to a ``(d, d)`` matrix."""
+        """Add the lower triangle of ``C``, jitter included, to a ``(d, d)`` matrix.
+
+        Raises
+        ------
+        StatisticsError
+            If ``C`` is not finite.
+        """
+
+    def whiten(self, keys: Tensor) -> Tensor:
+        """Return ``W U (k, r)`` for ``U (d, r)``."""
+
+    def unwhiten(self, whitened: Tensor) -> Tensor:
+        """Return ``W^T Y (d, r)`` for ``Y (k, r)``."""
+
+    def whiten_and_solve(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``W U`` and ``C^-1 U``, with one use of what the block is made of."""
+
+    def signature(self) -> Tensor:
+        """Return a vector in float64 by which this prior is told from others."""
+
+
+class TriangularBlock(ABC):
+    """A prior that is a matrix, used by its Cholesky factor."""
+
+    finite: ClassVar[bool] = True
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Input width of the projection."""
+
+    @abstractmethod
+    def factor(self) -> Tensor:
+        """Return ``L (d, d)`` in float64."""
+
+    @property
+    def rank(self) -> int:
+        """Every direction may change."""
+        return self.size
+
+    def whiten(self, keys: Tensor) -> Tensor:
+        """Return ``L^-1 U``."""
+        return _forward(self.factor(), keys)
+
+    def unwhiten(self, whitened: Tensor) -> Tensor:
+        """Return ``L^-T Y``."""
+        return _backward(self.factor(), whitened)
+
+    def whiten_and_solve(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``L^-1 U`` and ``L^-T L^-1 U``."""
+        factor = self.factor()
+        whitened = _forward(factor, keys)
+        return whitened, _backward(factor, whitened)
+
+    def signature(self) -> Tensor:
+        """Return the diagonal of ``L``."""
+        return self.factor().diagonal()
 
 
 @dataclass(frozen=True)
-class HeldBlock:
+class HeldBlock(TriangularBlock):
     """A prior whose factor is simply held.
 
     Parameters
@@ -65,8 +139,91 @@ class HeldBlock:
             matrix[start:, start:stop].addmm_(left, right.T)
 
 
+class Subspace(ABC):
+    """A prior that lets a projection change inside a subspace only, with one weight ``a`` there.
+
+    ``C^-1 = Q Q^T / a``, so ``W = Q^T / sqrt(a)``. ``C`` would be infinite outside of the subspace
+    and is nowhere written down: solutions are found in the ``k`` coordinates inside.
+    """
+
+    finite: ClassVar[bool] = False
+    jitter: ClassVar[float] = 0.0
+    weight: float
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Input width of the projection."""
+
+    @abstractmethod
+    def directions(self) -> Tensor:
+        """Return ``Q (d, k)`` in float64, with orthonormal columns."""
+
+    def factor(self) -> Tensor:
+        """Refuse."""
+        raise StatisticsError(_INFINITE)
+
+    def add_to(self, matrix: Tensor) -> None:
+        """Refuse."""
+        raise StatisticsError(_INFINITE)
+
+    def whiten(self, keys: Tensor) -> Tensor:
+        """Return ``Q^T U / sqrt(a)``."""
+        return (self.directions().T @ keys).div_(math.sqrt(self.weight))
+
+    def unwhiten(self, whitened: Tensor) -> Tensor:
+        """Return ``Q Y / sqrt(a)``."""
+        return (self.directions() @ whitened).div_(math.sqrt(self.weight))
+
+    def whiten_and_solve(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``Q^T U / sqrt(a)`` and ``Q Q^T U / a``."""
+        directions, root = self.directions(), math.sqrt(self.weight)
+        whitened = (directions.T @ keys).div_(root)
+        return whitened, (directions @ whitened).div_(root)
+
+    def signature(self) -> Tensor:
+        """Return the diagonal of ``Q Q^T / a``, which does not depend on the basis."""
+        return self.directions().square().sum(dim=1).div_(self.weight)
+
+
+_INFINITE = (
+    "this prior lets the projection change inside a subspace only: it has neither a matrix nor a "
+    "Cholesky factor; use whiten, unwhiten and leverage"
+)
+
+
+@dataclass(frozen=True)
+class SubspaceBlock(Subspace):
+    """A subspace whose basis is simply held.
+
+    Parameters
+    ----------
+    basis : Tensor
+        ``Q (d, k)`` in float64, with orthonormal columns.
+    weight : float
+        ``a``, what a change inside the subspace costs.
+    """
+
+    basis: Tensor
+    weight: float
+
+    @property
+    def size(self) -> int:
+        """Input width of the projection."""
+        return int(self.basis.shape[0])
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the subspace."""
+        return int(self.basis.shape[1])
+
+    def directions(self) -> Tensor:
+        """Return ``Q``."""
+        return self.basis
+
+
 class Prior:
-    """What the edited projections already store: ``C`` of a group, by its Cholesky factors.
+    """What the edited projections already store: ``C`` of a group, block by block.
 
     Parameters
     ----------
@@ -102,7 +259,7 @@ class Prior:
 
     @property
     def blocks(self) -> tuple[Tensor, ...]:
-        """All factors at once."""
+        """All Cholesky factors at once; refused where one is a subspace."""
         return tuple(member.factor() for member in self.members)
 
     @property
@@ -120,26 +277,44 @@ class Prior:
         """Width of the stacked keys."""
         return sum(self.sizes)
 
+    @property
+    def rank(self) -> int:
+        """Number of directions in which the group may change; ``d_in`` unless one is a subspace."""
+        return sum(member.rank for member in self.members)
+
+    @property
+    def finite(self) -> bool:
+        """Whether ``C`` is a matrix, that is no block a subspace."""
+        return all(member.finite for member in self.members)
+
     def whiten(self, keys: Tensor) -> Tensor:
-        """Return ``L^-1 U`` for stacked ``U (d_in, r)``."""
-        return torch.cat([_forward(factor, rows) for factor, rows in self._cut(keys)])
+        """Return ``W U (rank, r)`` for stacked ``U (d_in, r)``."""
+        pieces = self._cut(keys, self.sizes)
+        return torch.cat([member.whiten(rows) for member, rows in pieces])
 
     def unwhiten(self, whitened: Tensor) -> Tensor:
-        """Return ``L^-T Y`` for stacked ``Y (d_in, r)``."""
-        return torch.cat([_backward(factor, rows) for factor, rows in self._cut(whitened)])
+        """Return ``W^T Y (d_in, r)`` for stacked ``Y (rank, r)``."""
+        pieces = self._cut(whitened, [member.rank for member in self.members])
+        return torch.cat([member.unwhiten(rows) for member, rows in pieces])
 
     def leverage(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``U^T C^-1 U (r, r)`` and ``C^-1 U (d_in, r)``, with one use of every factor."""
+        """Return ``U^T C^-1 U (r, r)`` and ``C^-1 U (d_in, r)``, with one use of every block."""
         gram = torch.zeros(keys.shape[1], keys.shape[1], dtype=torch.float64)
         solved = []
-        for factor, rows in self._cut(keys):
-            whitened = _forward(factor, rows)
+        for member, rows in self._cut(keys, self.sizes):
+            whitened, back = member.whiten_and_solve(rows)
             gram.addmm_(whitened.T, whitened)
-            solved.append(_backward(factor, whitened))
+            solved.append(back)
         return gram, torch.cat(solved)
 
     def add_to(self, matrix: Tensor) -> None:
-        """Add the lower triangle of ``C`` to ``(d_in, d_in)``, block diagonal over the group."""
+        """Add the lower triangle of ``C`` to ``(d_in, d_in)``, block diagonal over the group.
+
+        Raises
+        ------
+        StatisticsError
+            If a block is a subspace.
+        """
         start = 0
         for member in self.members:
             stop = start + member.size
@@ -147,15 +322,14 @@ class Prior:
             start = stop
 
     def matrix(self) -> Tensor:
-        """Return ``C``, block diagonal over the group."""
+        """Return ``C``, block diagonal over the group; refused where a block is a subspace."""
         matrix = torch.zeros(self.d_in, self.d_in, dtype=torch.float64)
         self.add_to(matrix)
         return matrix.tril_() + matrix.tril(-1).T
 
-    def _cut(self, stacked: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        pieces = torch.split(stacked.to(torch.float64), list(self.sizes))
-        for member, rows in zip(self.members, pieces, strict=True):
-            yield member.factor(), rows
+    def _cut(self, stacked: Tensor, sizes: Sequence[int]) -> Iterator[tuple[PriorBlock, Tensor]]:
+        pieces = torch.split(stacked.to(torch.float64), list(sizes))
+        return zip(self.members, pieces, strict=True)
 
 
 def _forward(factor: Tensor, columns: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from fleke_flwr.config import RunConfig
-from fleke_flwr.editors.base import Editor, Targets
+from fleke_flwr.editors.base import EditMethod, Editor, Targets
+from fleke_flwr.editors.direct import direct_updates
 from fleke_flwr.linalg import Prior
 from fleke_flwr.models import EditableModel
 from fleke_flwr.modes import exchange_groups
@@ -72,18 +73,20 @@ def check_strategy(kind: type[EditStrategy], **options: Any) -> None:
 
 
 def check_editor(
-    kind: type[Editor], model: EditableModel, requests: Sequence[EditRequest], **settings: Any
+    kind: type[EditMethod], model: EditableModel, requests: Sequence[EditRequest], **settings: Any
 ) -> None:
-    """Check targets and readings of an editor on a model.
+    """Check what an editor makes of requests on a model: targets and readings, or updates.
 
     Shapes fit, numbers are finite, no request at all is legal, a second time gives the same bits,
     a request's target does not depend on the requests beside it (targets are kept one by one), and
-    the model's weights come back bit for bit.
+    the model's weights come back bit for bit. Editors without target vectors are looked at by the
+    updates that they, or their statistics, make.
 
     Parameters
     ----------
-    kind : type[Editor]
-        The class.
+    kind : type[EditMethod]
+        The class; editors that need a covariance and have no target vectors are given one of unit
+        matrices.
     model : EditableModel
         With edit settings of its own, as the model ``embedded`` has.
     requests : Sequence[EditRequest]
@@ -96,13 +99,25 @@ def check_editor(
     AssertionError
         Saying what was not kept.
     """
-    spec = example_spec(model, **settings)
-    editor = kind(spec)
+    editor = kind(example_spec(model, **settings))
+    editor.check(model)
     weights = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     where = kind.__name__
+    if isinstance(editor, Editor):
+        _check_located(where, editor, model, requests)
+    else:
+        _check_direct(where, editor, model, requests)
+    now = model.model.state_dict()
+    changed = [name for name, tensor in weights.items() if not torch.equal(tensor, now[name])]
+    assert not changed, f"{where}: the model's weights are changed: {changed}"
+
+
+def _check_located(
+    where: str, editor: Editor, model: EditableModel, requests: Sequence[EditRequest]
+) -> None:
     targets = editor.targets(model, requests, Silent())
     _check_targets(f"{where}.targets", targets, len(requests), model.d_model)
-    again = kind(spec).targets(model, requests, Silent())
+    again = type(editor)(editor.spec).targets(model, requests, Silent())
     assert torch.equal(targets.vectors, again.vectors), f"{where}.targets: not repeatable"
     alone = editor.targets(model, requests[:1], Silent()).vectors
     gap = float((targets.vectors[:1] - alone).norm() / alone.norm())
@@ -113,9 +128,27 @@ def check_editor(
     _check_targets(f"{where}.targets of nothing", editor.targets(model, [], Silent()), 0)
     for some in (requests, requests[:0]):
         _check_readings(f"{where}.readings of {len(some)}", editor, model, some)
-    now = model.model.state_dict()
-    changed = [name for name, tensor in weights.items() if not torch.equal(tensor, now[name])]
-    assert not changed, f"{where}: the model's weights are changed: {changed}"
+
+
+def _check_direct(
+    where: str, editor: EditMethod, model: EditableModel, requests: Sequence[EditRequest]
+) -> None:
+    modules = editor.modules(model)
+    widths = {module: model.shape_of(module)[1] for module in modules}
+    priors = editor.priors(
+        model,
+        lambda: {module: torch.eye(d, dtype=torch.float64) for module, d in widths.items()},
+    )
+    for some in (requests, requests[:0]):
+        what = f"{where} of {len(some)}"
+        first, second = (direct_updates(editor, model, some, priors, Silent()) for _ in range(2))
+        assert set(first) == set(modules), f"{what}: updates of {sorted(first)}"
+        for module, update in first.items():
+            dense = update.dense()
+            assert dense.shape == model.shape_of(module), f"{what}: {module} is {dense.shape}"
+            assert bool(torch.isfinite(dense).all()), f"{what}: {module} is not finite"
+            assert torch.equal(dense, second[module].dense()), f"{what}: not repeatable"
+            assert len(some) or not bool(dense.any()), f"{what}: {module} changes without a request"
 
 
 def example_spec(model: EditableModel, **settings: Any) -> EditSpec:

@@ -77,6 +77,23 @@ def parse_value(key: str, text: str, default: Scalar) -> Scalar:
         raise ConfigError(f"{key} = {text!r}: a number is needed") from error
 
 
+def named_texts(key: str, text: str) -> dict[str, str]:
+    """Read ``name=value`` pairs separated by commas; names are put into kebab case.
+
+    Raises
+    ------
+    ConfigError
+        If a pair has no ``=``.
+    """
+    found = {}
+    for pair in comma_list(text):
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise ConfigError(f"{key}: {pair!r}; write name=value, separated by commas")
+        found[name.strip().replace("_", "-")] = value.strip()
+    return found
+
+
 def to_int(key: str, text: str) -> int:
     """Read a whole number.
 

@@ -14,13 +14,17 @@ from flwr.serverapp import Grid
 
 from fleke_flwr import wire
 from fleke_flwr.errors import PayloadError
+from fleke_flwr.fusion import Fusion
 from fleke_flwr.modes import exchange_groups, exchanges_per_round
 from fleke_flwr.state import EditState
+from fleke_flwr.strategies.checkpoint import Checkpoint
 from fleke_flwr.strategies.federated import FederatedStrategy, log
 from fleke_flwr.strategies.nodes import Node
 from fleke_flwr.strategies.plan import Plan
 from fleke_flwr.strategies.rounds import RoundRecord, good_reply, no_reply, note_costs
 from fleke_flwr.types import EditPayload, LayerUpdate, add_updates, group_name
+
+_FUSION = "fusion:"
 
 
 class EditStrategy(FederatedStrategy):
@@ -36,6 +40,9 @@ class EditStrategy(FederatedStrategy):
 
     def __init__(self, plan: Plan, nodes: Sequence[Node] | None = None) -> None:
         super().__init__(plan, nodes)
+        self.fusion = Fusion() if plan.fusion is None else plan.fusion.anew()
+        # The state that the running round has started from.
+        self._opened = self.state
         self._dropped: set[int] = set()
         # Who contributed to the running exchange, in the order of the contributions.
         self.contributors: list[int] = []
@@ -95,6 +102,7 @@ class EditStrategy(FederatedStrategy):
         round_, exchange = self._place(server_round)
         if exchange == 0:
             self.history.append(RoundRecord(round_))
+            self._opened = self.state
         return self.order_edits(round_, exchange, grid)
 
     def aggregate_train(
@@ -114,10 +122,27 @@ class EditStrategy(FederatedStrategy):
         self._dropped.clear()
 
     def close_round(self, round_: int) -> None:
-        """Finish a round that has been merged."""
+        """Finish a round that has been merged: fuse it with what was before."""
+        of_clients = self.reply == wire.UPDATES
+        before, after = self._opened.updates, self.state.updates
+        fused = self.fusion.of_round(before, after, round_, of_clients)
+        self.state = replace(self.state, updates=fused)
         record = self.history[-1]
         norms = [update.dense().norm() for update in self.state.updates.values()]
         record.update_norm = float(torch.stack(norms).norm())
+
+    def checkpoint(self, variant: str, seconds: float) -> Checkpoint:
+        """Return everything that is needed to go on, what the fusion rule remembers included."""
+        kept = super().checkpoint(variant, seconds)
+        fusion = {f"{_FUSION}{name}": found for name, found in self.fusion.remembered().items()}
+        return replace(kept, tensors={**kept.tensors, **fusion})
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """Take over a checkpoint; see :meth:`FederatedStrategy.go_on_from`."""
+        own = dict(checkpoint.tensors)
+        names = [name for name in own if name.startswith(_FUSION)]
+        self.fusion.remember({name.removeprefix(_FUSION): own.pop(name) for name in names})
+        super().go_on_from(replace(checkpoint, tensors=own))
 
     def order_edits(self, round_: int, exchange: int, grid: Grid) -> list[Message]:
         """Return the messages of one exchange."""
@@ -241,6 +266,7 @@ class EditStrategy(FederatedStrategy):
             groups=names if self.reply == wire.STATISTICS else modules,
             widths=self.plan.widths,
             d_out=self.plan.d_out,
+            heights=self.plan.heights,
         )
 
     def _accepted(
@@ -262,6 +288,9 @@ class EditStrategy(FederatedStrategy):
                 del reply
                 continue
             self.contributors.append(node.partition)
+            if self.reply == wire.UPDATES:
+                fused = self.fusion.of_client(payload.updates, record.round, node.partition)
+                payload = replace(payload, updates=fused)
             yield payload
             # Nothing may hold a reply while the next one is fetched: it can be as large as a sum.
             del reply, payload

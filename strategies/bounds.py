@@ -114,12 +114,16 @@ class Bounds:
         ``lambda`` of the priors.
     output_norms : Mapping[str, float]
         :func:`output_norm` of the base weights, by module.
+    measured : bool
+        Whether the priors are covariances. Contributions to others (MALMEN's unit matrix,
+        AlphaEdit's null space, no prior at all) are only checked for their counts.
     """
 
     change: float
     leverage: float
     ridge_weight: float
     output_norms: Mapping[str, float] = field(default_factory=dict)
+    measured: bool = True
 
     def check(
         self, payload: EditPayload, priors: Mapping[str, Prior], mode: str, most_edits: int
@@ -147,6 +151,10 @@ class Bounds:
             Naming what was measured, what is allowed, and the setting.
         """
         _check_count("edits", payload.num_edits, most_edits)
+        if not self.measured:
+            for group, statistics in payload.statistics.items():
+                _check_count(f"group {group!r}: edits", statistics.count, most_edits)
+            return
         for group, statistics in payload.statistics.items():
             _check_count(f"group {group!r}: edits", statistics.count, most_edits)
             _check_columns(group, statistics)
@@ -186,7 +194,7 @@ class Bounds:
         PayloadError
             As :meth:`check`.
         """
-        for group, statistics in _statistics_of(vectors, mode).items():
+        for group, statistics in _statistics_of(vectors, mode).items() if self.measured else ():
             modules = group_modules(group)
             found = effects(statistics, [priors[m] for m in modules], mode == "anticipated")
             for module, effect in zip(modules, found, strict=True):
@@ -194,7 +202,7 @@ class Bounds:
                 if not noise:
                     width = priors[module].d_in
                     self._check_length(module, effect.length, len(vectors) * width)
-        if noise:
+        if noise and self.measured:
             for module, keys in vectors.keys.items():
                 ordinary = float(priors[module].blocks[0].square().sum()) * (1 + noise**2)
                 self._check_length(module, float(keys.square().sum()), len(vectors) * ordinary)

@@ -159,12 +159,13 @@ class CollabEdit(EditStrategy):
         """Return what the model was solved from, if all of it was read on the base model.
 
         Then edits can be withdrawn later without being optimised again. Not after conflicts were
-        settled, which leaves in the sums what no client has contributed as a whole.
+        settled, which leaves in the sums what no client has contributed as a whole, and not where
+        a fusion rule has made another model of them.
         """
         alone = self.exchanges == 1 and self.plan.spec.mode != "local_sequential"
         summed = self.plan.memory == "statistics" or self.plan.rounds == 1
         settled = any(record.conflicts.get("strengthened") for record in self.history)
-        if self.pooled or settled or not (alone and summed):
+        if self.pooled or settled or self.plan.fusion or not (alone and summed):
             return None
         sums = self.memory.past if self.plan.memory == "statistics" else self.running
         return KeptSums(sums, tuple(self._shares)) if sums else None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
+from fleke_flwr import wire
 from fleke_flwr.strategies.collabedit import CollabEdit
 from fleke_flwr.strategies.federated import log
 from fleke_flwr.strategies.nodes import Node
+from fleke_flwr.strategies.plan import Plan
+from fleke_flwr.types import EditPayload, LayerUpdate, add_updates
 
 
 class GlobalEdit(CollabEdit):
@@ -15,10 +18,28 @@ class GlobalEdit(CollabEdit):
 
     One simulated client reads the records of all partitions and everything else is as in
     CollabEdit, so this exists in simulation only and is no federated method. It runs in the same
-    mode, with the same memory and sweeps, as the strategy it bounds.
+    mode, with the same memory and sweeps, as the strategy it bounds. An editor that gives updates
+    alone makes one for all requests.
     """
 
     pooled: ClassVar[bool] = True
+
+    def __init__(self, plan: Plan, nodes: Sequence[Node] | None = None) -> None:
+        super().__init__(plan, nodes)
+        self._solves_here = plan.adds_up
+        if not self._solves_here:
+            # One for this run: the class speaks of editors whose statistics add up.
+            self.reply = wire.UPDATES  # type: ignore[misc]
+
+    def gather(self, payloads: Iterator[EditPayload]) -> Sequence[EditPayload]:
+        """Add statistics up; an update stays what it is."""
+        return super().gather(payloads) if self._solves_here else list(payloads)
+
+    def next_updates(self, payloads: Sequence[EditPayload]) -> Mapping[str, LayerUpdate]:
+        """Solve, or add the one update."""
+        if self._solves_here:
+            return super().next_updates(payloads)
+        return add_updates(self.state.updates, self.narrowed(payloads[0].updates))
 
     def select(self, nodes: Sequence[Node]) -> Sequence[Node]:
         """Let the first client do the pooled edit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +14,9 @@ from fleke_flwr.progress import Progress, Silent
 from fleke_flwr.spec import EditSpec
 from fleke_flwr.strategies.bounds import Bounds
 from fleke_flwr.values import Scalar
+
+if TYPE_CHECKING:
+    from fleke_flwr.fusion import Fusion
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,16 @@ class Plan:
     modules : tuple[str, ...]
         Names of the edited projections, in layer order.
     priors : Mapping[str, Prior]
-        ``C`` by module, on the server.
+        ``C`` by module, on the server; empty where the editor gives updates alone.
     base : str
         Fingerprint of the base model.
     d_out : int
         Output width of the edited projections.
+    shapes : Mapping[str, tuple[int, int]]
+        ``(d_out, d_in)`` of the edited modules; where it is empty, all are ``d_out`` wide and as
+        long as their priors.
+    adds_up : bool
+        Whether the editor gives statistics, which add up over clients, or updates alone.
     encoding, dtype : str
         How contributions travel.
     state_dtype : torch.dtype
@@ -53,6 +62,8 @@ class Plan:
         How contradicting edits are settled.
     overlap : OverlapConfig
         Which edits count as known already.
+    fusion : Fusion or None
+        What is done to updates that follow one another; they are added without any.
     evaluate_every : int
         Rounds between measurements; 0 for one after the last round.
     settings : Mapping[str, Scalar]
@@ -66,6 +77,8 @@ class Plan:
     priors: Mapping[str, Prior]
     base: str
     d_out: int
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    adds_up: bool = True
     encoding: str = "factors"
     dtype: str = "auto"
     state_dtype: torch.dtype = torch.float32
@@ -80,6 +93,7 @@ class Plan:
     bounds: Bounds | None = None
     conflict: ConflictConfig = field(default_factory=ConflictConfig)
     overlap: OverlapConfig = field(default_factory=OverlapConfig)
+    fusion: Fusion | None = None
     evaluate_every: int = 1
     settings: Mapping[str, Scalar] = field(default_factory=dict)
     progress: Progress = field(default_factory=Silent)
@@ -87,7 +101,14 @@ class Plan:
     @property
     def widths(self) -> dict[str, int]:
         """Input width by module."""
+        if self.shapes:
+            return {module: self.shapes[module][1] for module in self.modules}
         return {module: self.priors[module].d_in for module in self.modules}
+
+    @property
+    def heights(self) -> dict[str, int]:
+        """Output width by module."""
+        return {module: self.shapes.get(module, (self.d_out, 0))[0] for module in self.modules}
 
     @property
     def watches_overlap(self) -> bool:

@@ -20,6 +20,7 @@ from transformers import (
 
 from fleke_flwr.config import ModelConfig
 from fleke_flwr.models import EditableModel, load_model
+from tests.families import TINY, build
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -34,6 +35,7 @@ SENTENCES = [
 ]
 
 LoadTiny = Callable[..., EditableModel]
+TinyFamily = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +70,23 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     torch.manual_seed(1)
     return save_tiny(tmp_path_factory.mktemp("tiny_llama"), LlamaForCausalLM(config), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny_family(
+    tiny_gpt2: Path, tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory
+) -> TinyFamily:
+    """Return a function that gives the directory of a random model of a family, built once."""
+    built = {"gpt2": tiny_gpt2, "llama": tiny_llama}
+
+    def directory(name: str) -> Path:
+        if name not in built:
+            tokenizer = train_tokenizer(add_bos=TINY[name].bos)
+            path = tmp_path_factory.mktemp(f"tiny_{name}")
+            built[name] = save_tiny(path, build(name, tokenizer), tokenizer)
+        return built[name]
+
+    return directory
 
 
 @pytest.fixture(scope="session")

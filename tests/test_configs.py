@@ -62,5 +62,6 @@ def test_every_preset_has_only_known_settings() -> None:
     for path in (Path(__file__).parents[1] / "configs" / "models").glob("*.toml"):
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
         for editor in EDITORS.names():
-            assert set(settings.pop(editor, {})) <= known, path
+            own = known | {*EDITORS.get(editor).options}
+            assert set(settings.pop(editor, {})) <= own, path
         assert set(settings) <= known, path

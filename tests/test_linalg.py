@@ -21,6 +21,7 @@ from fleke_flwr.linalg import (
     split_update,
     stack,
 )
+from fleke_flwr.prior import SubspaceBlock
 from fleke_flwr.types import LayerStatistics, LayerUpdate
 
 SHAPES = st.tuples(
@@ -311,3 +312,75 @@ def test_the_statistics_are_left_as_they_were(strip: int, monkeypatch: pytest.Mo
         torch.testing.assert_close(solve(statistics, prior, "primal").dense(), expected)
         assert all(map(torch.equal, statistics.sums(), before))
     torch.testing.assert_close(prior.matrix(), matrix)
+
+
+SUBSPACES = st.tuples(
+    st.integers(2, 14), st.integers(1, 13), st.integers(0, 12), st.integers(0, 10_000)
+)
+
+
+def subspace(size: int, rank: int, seed: int, weight: float = 0.5) -> SubspaceBlock:
+    """Return a random subspace of at most ``size`` directions."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.randn(size, min(rank, size), generator=generator, dtype=torch.float64)
+    return SubspaceBlock(torch.linalg.qr(columns)[0], weight)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SUBSPACES)
+def test_inside_a_subspace_it_is_the_projected_system(shape: tuple[int, int, int, int]) -> None:
+    d_in, rank, n, seed = shape
+    _, keys, residuals = make(d_in, 3, n, seed)
+    block = subspace(d_in, rank, seed)
+    P = block.basis @ block.basis.T
+    system = P @ keys @ keys.T + 0.5 * torch.eye(d_in, dtype=torch.float64)
+    expected = torch.linalg.solve(system, P @ keys @ residuals.T).T
+    for form in ("dual", "primal", "auto"):
+        for statistics in (factored(keys, residuals), dense(factored(keys, residuals))):
+            found = solve(statistics, Prior.of([block]), form).dense()
+            torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
+            torch.testing.assert_close(found @ P, found, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_subspaces_and_matrices_in_one_group(in_turn: bool) -> None:
+    """A subspace is the limit of a matrix that is heavy outside of it."""
+    block = subspace(8, 5, 0)
+    P = block.basis @ block.basis.T
+    heavy = Prior.from_matrix(0.5 * P + 1e7 * (torch.eye(8, dtype=torch.float64) - P))
+    others = [Prior.from_matrix(make(size, 1, 0, size)[0]) for size in (6, 7)]
+    _, keys, residuals = make(21, 4, 3, 1)
+    statistics = factored(keys, residuals)
+    expected = solve_group(statistics, [others[0], heavy, others[1]], in_turn)
+    for form in (statistics, dense(statistics)):
+        found = solve_group(form, [others[0], Prior.of([block]), others[1]], in_turn)
+        for mine, theirs in zip(found, expected, strict=True):
+            assert_near(mine, theirs, 1e-5)
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+@pytest.mark.parametrize("columns", [2, 12])
+def test_withdrawing_from_subspaces(in_turn: bool, columns: int) -> None:
+    priors = [Prior.of([subspace(size, 9, size, 1e-3)]) for size in (16, 20)]
+    _, keys, residuals = make(36, 5, 2 * columns, 1)
+    stays, goes = (
+        factored(k, r)
+        for k, r in zip(keys.split(columns, 1), residuals.split(columns, 1), strict=True)
+    )
+    expected = solve_group(stays, priors, in_turn)
+    left = stays + goes - goes
+    for statistics in (left, dense(left)):
+        for found, wanted in zip(solve_group(statistics, priors, in_turn), expected, strict=True):
+            assert_near(found, wanted)
+    for broken in (goes - stays, dense(goes - stays)):
+        with pytest.raises(StatisticsError, match=r"more was withdrawn|not positive definite"):
+            solve_group(broken, priors, in_turn)
+
+
+def test_a_further_sweep_stays_inside_a_subspace() -> None:
+    block = subspace(9, 4, 2)
+    prior = Prior.of([block])
+    _, keys, wanted = make(9, 4, 5, 3)
+    first = solve(factored(keys, wanted), prior)
+    left = factored(keys, wanted - first.dense() @ keys)
+    assert_near(solve(demanded(left, first), prior), first, 1e-10)

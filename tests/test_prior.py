@@ -1,11 +1,15 @@
-"""Priors of one projection and of several: held factors, factors made on demand, past keys."""
+"""Priors of one projection and of several: held factors, factors made on demand, subspaces."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 import torch
 from torch import Tensor
 
-from fleke_flwr.prior import HeldBlock, Prior, stack
+from fleke_flwr.errors import StatisticsError
+from fleke_flwr.prior import HeldBlock, Prior, SubspaceBlock, stack
 from tests.test_linalg import make
 
 
@@ -50,3 +54,49 @@ def test_factors_are_asked_for_only_when_they_are_used() -> None:
     assert CountedBlock.asked == 0
     prior.leverage(make(8, 1, 2, 0)[1])
     assert CountedBlock.asked == 2
+
+
+def subspace(size: int, rank: int, weight: float, seed: int = 0) -> SubspaceBlock:
+    """Return a random one."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = torch.randn(size, rank, generator=generator, dtype=torch.float64)
+    return SubspaceBlock(torch.linalg.qr(columns)[0], weight)
+
+
+def test_a_subspace_has_an_inverse_and_no_matrix() -> None:
+    block = subspace(7, 3, 2.5)
+    matrix = make(5, 1, 0, 1)[0]
+    prior = stack([Prior.of([block]), Prior.from_matrix(matrix)])
+    inverse = torch.block_diag(block.basis @ block.basis.T / 2.5, torch.linalg.inv(matrix))
+    assert (prior.sizes, prior.d_in, prior.rank, prior.finite) == ((7, 5), 12, 8, False)
+    assert prior.jitters == (0.0, 0.0)
+    keys = make(12, 1, 4, 2)[1]
+    gram, solved = prior.leverage(keys)
+    torch.testing.assert_close(solved, inverse @ keys)
+    torch.testing.assert_close(gram, keys.T @ inverse @ keys)
+    whitened = prior.whiten(keys)
+    assert whitened.shape == (8, 4)
+    torch.testing.assert_close(whitened.T @ whitened, gram)
+    torch.testing.assert_close(prior.unwhiten(whitened), solved)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda prior: prior.matrix(),
+        lambda prior: prior.blocks,
+        lambda prior: prior.add_to(torch.zeros(7, 7, dtype=torch.float64)),
+    ],
+)
+def test_what_a_subspace_does_not_have_is_refused(ask: Callable[[Prior], object]) -> None:
+    with pytest.raises(StatisticsError, match=r"inside a subspace only.*neither a matrix"):
+        ask(Prior.of([subspace(7, 3, 1.0)]))
+
+
+def test_the_signature_does_not_depend_on_the_basis() -> None:
+    block = subspace(7, 3, 2.0)
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    same = SubspaceBlock(block.basis @ turn, 2.0)
+    torch.testing.assert_close(same.signature(), block.signature())
+    assert not torch.allclose(subspace(7, 3, 2.0, seed=1).signature(), block.signature())
+    assert not torch.allclose(subspace(7, 3, 1.0).signature(), block.signature())

@@ -23,10 +23,12 @@ ERRORS = {
 PUBLIC = {
     "fleke_flwr": ERRORS | {
         "EDITORS", "STATISTICS", "STRATEGIES", "UPDATES", "__version__",
-        "CaseSet", "EditPayload", "EditRequest", "EditSpec", "EditState", "EditStrategy",
-        "EditableModel", "Editor", "EvalCase", "FederatedStrategy", "LayerStatistics",
-        "LayerUpdate", "MemoryVectors", "Node", "Plan", "Prior", "Probe", "Progress", "Readings",
-        "Registry", "RoundRecord", "RunConfig", "Silent", "Targets",
+        "CaseSet", "EditMethod", "EditPayload", "EditRequest", "EditSpec", "EditState",
+        "EditStrategy", "EditableModel", "Editor", "EvalCase", "FederatedStrategy",
+        "LayerStatistics", "LayerUpdate", "MemoryVectors", "Node", "Plan", "Prior", "Probe",
+        "Progress", "Readings",
+        "Registry", "RoundRecord", "RunConfig", "Silent", "StatisticsEditor", "Targets",
+        "UpdateEditor",
         "load_cases", "load_config", "load_model", "option", "solve",
     },
     "fleke_flwr.strategies": {
@@ -34,7 +36,11 @@ PUBLIC = {
         "FederatedStrategy", "GlobalEdit", "Node", "Plan", "RoundRecord", "SimpleAverage",
         "TaskArithmetic", "Ties", "WeightedSum", "option",
     },
-    "fleke_flwr.editors": {"EDITORS", "Editor", "Memit", "Pmet", "Readings", "Targets"},
+    "fleke_flwr.editors": {
+        "EDITORS", "AdaPLE", "AlphaEdit", "EditMethod", "Editor", "Emmet", "FineTuning",
+        "FineTuningW", "Malmen", "Memit", "Mend", "Pmet", "Readings", "Rome", "StatisticsEditor",
+        "Targets", "UpdateEditor",
+    },
     "fleke_flwr.testing": {
         "check_editor", "check_strategy", "example_payload", "example_plan", "example_spec",
     },
@@ -51,9 +57,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fleke_flwr import (
-    EDITORS, STRATEGIES, UPDATES, EditableModel, EditPayload, EditRequest, EditSpec, EditState,
-    EditStrategy, Editor, FlekeError, LayerStatistics, LayerUpdate, Node, Plan, Prior, Progress,
-    Readings, RunConfig, Silent, Targets, load_cases, load_config, load_model, option, solve,
+    EDITORS, STRATEGIES, UPDATES, EditableModel, EditMethod, EditPayload, EditRequest, EditSpec,
+    EditState, EditStrategy, Editor, FlekeError, LayerStatistics, LayerUpdate, Node, Plan,
+    Prior, Progress, Readings, RunConfig, Silent, Targets, load_cases, load_config, load_model,
+    option, solve,
 )
 from fleke_flwr.editors import Memit
 from fleke_flwr.testing import check_editor, check_strategy, example_plan
@@ -100,7 +107,7 @@ def main(path: Path) -> str:
     with EditState(model.fingerprint).applied(model.model):
         check_editor(Plain, model, requests[:2], steps=1)
     check_strategy(First, scale=0.5)
-    editor: type[Editor] = EDITORS.get("memit")
+    editor: type[EditMethod] = EDITORS.get("memit")
     return f"{First(example_plan()).scale} {editor} {STRATEGIES.names()}"
 '''
 

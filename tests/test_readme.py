@@ -58,7 +58,7 @@ def test_a_command_is_understood(words: list[str]) -> None:
 
 def test_the_commands_of_the_table_exist() -> None:
     known = typer.main.get_command(application).commands
-    named = set(re.findall(r"`fleke (\w+)", README))
+    named = set(re.findall(r"`fleke ([\w-]+)", README))
     assert named == set(known)
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from fleke_flwr import wire
 from fleke_flwr.apps.priors import cache_directory
 from fleke_flwr.config import RunConfig
+from fleke_flwr.editors.base import EDITORS, Editor
 from fleke_flwr.models.loading import EditableModel
 from fleke_flwr.modes import STACKED, exchanges_per_round
 from fleke_flwr.spec import EditSpec
@@ -27,15 +28,19 @@ ENCODINGS = ("factors", "dense")
 
 
 def sent_kind(config: RunConfig) -> str:
-    """Return what clients send: statistics, updates or vectors; empty for the pooled bound.
+    """Return what clients send: statistics, updates or vectors; empty where nothing is foretold.
+
+    That is the pooled bound, for which nobody sends anything, and editors without target vectors,
+    whose contributions depend on more than the number of edits.
 
     Raises
     ------
     ConfigError
-        If the strategy is unknown.
+        If strategy or editor is unknown.
     """
     strategy = STRATEGIES.get(config.strategy_names[0])
-    return "" if strategy.pooled else strategy.reply
+    foretold = issubclass(EDITORS.get(config.editor_names[0]), Editor) and not strategy.pooled
+    return strategy.reply if foretold else ""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from fleke_flwr.apps.results import BOUND
 from fleke_flwr.apps.tables import amount
 
 _LISTED = 10
@@ -111,8 +112,10 @@ def _equal_keys(shares: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _payload(payload: Mapping[str, Any]) -> list[str]:
-    if not payload["kind"]:
+    if not payload["kind"] and payload["strategy"] == BOUND:
         return [f"{payload['strategy']} pools records; clients send no payload"]
+    if not payload["kind"]:
+        return [f"what clients send with editor {payload['editor']} is not foretold"]
     lines = [
         f"{payload['strategy']}, mode {payload['mode']}: {payload['kind']} as "
         f"{payload['encoding']}, {payload['dtype']}; without conflicts and overlap"

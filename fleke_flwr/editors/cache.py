@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from fleke_flwr.artifacts import read_tensors, write_tensors
-from fleke_flwr.editors.base import Editor, Targets
+from fleke_flwr.editors.base import EditMethod, Editor, Targets
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Progress
 from fleke_flwr.spec import EditSpec
@@ -85,7 +85,7 @@ def targets_cached(
 
 
 def target_keys(
-    editor: Editor, model: EditableModel, state: str, requests: Sequence[EditRequest]
+    editor: EditMethod, model: EditableModel, state: str, requests: Sequence[EditRequest]
 ) -> list[str]:
     """Name the targets of requests by a hash of all that they depend on."""
     about = [model.fingerprint, state, _recipe(editor)]
@@ -144,7 +144,7 @@ def _joined(keys: Sequence[str]) -> Targets:
     return Targets(*(torch.cat([getattr(targets, part) for targets in found]) for part in _PARTS))
 
 
-def _recipe(editor: Editor) -> str:
+def _recipe(editor: EditMethod) -> str:
     """Hash what targets depend on; mode, spread, prior and batch size are not among it."""
     spec: EditSpec = editor.spec
     parts = [
@@ -158,5 +158,6 @@ def _recipe(editor: Editor) -> str:
         spec.kl_weight,
         spec.stop_loss,
         *spec.contexts,
+        *sorted(f"{name}={value}" for name, value in spec.options.items()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

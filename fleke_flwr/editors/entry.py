@@ -14,8 +14,9 @@ from torch import Tensor
 from fleke_flwr.editors.rows import Begun
 from fleke_flwr.errors import UnsupportedModelError
 from fleke_flwr.models import EditableModel
-from fleke_flwr.models.forward import run_blocks
+from fleke_flwr.models.forward import carried, run_blocks, run_mlp
 from fleke_flwr.models.hooks import captured_outputs
+from fleke_flwr.models.placement import take
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Passage:
     hidden : Tensor
         Output of the block, ``(rows, length, d)``.
     entering : Tensor
-        What the changes are added to, at the subjects' last tokens, ``(rows, d)``.
+        What the edited output is made of, at the subjects' last tokens, ``(rows, q, d)``; which
+        ``q`` states these are is the entry's own business.
     initial : Tensor
         Unedited values at the places, ``(rows, p, d)``; the last place is the one that is
         written into the weights.
@@ -56,35 +58,53 @@ class Entry(ABC):
         Parameters
         ----------
         entering : Tensor
-            Of the :class:`Passage`, ``(rows, d)``.
+            Of the :class:`Passage`, ``(rows, q, d)``.
         change : Tensor
             Added at the places, ``(rows, p, d)``.
         """
 
 
 class BlockOutput(Entry):
-    """One change, added to the output of the block (MEMIT)."""
+    """One change, added to the output of the block (MEMIT).
+
+    What the edited projection adds reaches that output unchanged, so a change of the one is the
+    same change of the other. With a norm behind the MLP (Gemma 2 and 3) it is not: there the
+    change is added to the projection's output and carried through the norm, and
+    :func:`~fleke_flwr.editors.keys.read` measures there, too. The papers know no such family.
+    """
 
     def read(self, model: EditableModel, layer: int, begun: Begun) -> Passage:
         """Run everything up to the block's output."""
+        if model.family.after_mlp:
+            seen = _seen(model, layer, begun)
+            initial = seen.projected[:, None]
+            # Everything in the block's output but what the MLP adds.
+            rest = seen.output - carried(model, layer, "after_mlp", seen.projected)
+            return Passage(seen.hidden, torch.stack([rest, seen.projected], 1), initial)
         hidden, _ = run_blocks(model, begun.hidden, begun.part, 0, layer + 1)
-        own = hidden[_where(begun)]
-        return Passage(hidden, own, own[:, None])
+        own = take(hidden, begun.where)[:, None]
+        return Passage(hidden, own, own)
 
     def enter(self, model: EditableModel, layer: int, entering: Tensor, change: Tensor) -> Tensor:
         """Add the change."""
-        return entering + change[:, 0]
+        if model.family.after_mlp:
+            rest, projected = entering.unbind(1)
+            return rest + carried(model, layer, "after_mlp", projected + change[:, 0])
+        return entering[:, 0] + change[:, 0]
 
 
 class AttentionAndMlp(Entry):
     """Two changes, added to the outputs of the block's attention and of its MLP (PMET).
 
-    The first one changes what the MLP computes, so the MLP of the edited block is run again at
-    that one position; its attention, and all that lies below, depend on no change.
+    Where the MLP reads what the attention has written, the first change alters what the MLP
+    computes, so the MLP of the edited block is run again at that one position; its attention, and
+    all that lies below, depend on no change. Where the two stand side by side, as in the GPT-J
+    that PMET was published on, both changes are added and nothing is run again. Both are changes
+    of what the modules put out, before a norm that may follow them.
     """
 
     def check(self, model: EditableModel) -> None:
-        """Refuse blocks in which the MLP does not read what the attention has written.
+        """Refuse blocks of which the parts are not known.
 
         Raises
         ------
@@ -93,31 +113,51 @@ class AttentionAndMlp(Entry):
         """
         if not model.family.norm_2:
             raise UnsupportedModelError(
-                f"{model.name!r}: blocks of type {model.family.model_type!r} run attention and "
-                "MLP side by side or are only known as a whole (no norm_2 in "
-                "fleke_flwr/models/families.py), so a change of the attention's output cannot be "
-                "carried on through the MLP; use editor = memit"
+                f"{model.name!r}: blocks of type {model.family.model_type!r} are only known as a "
+                "whole (no norm_2 in fleke_flwr/models/families.py). Whether they run attention "
+                "and MLP side by side decides how a change of the attention's output goes on; "
+                "complete the row, or use editor = memit"
             )
 
     def read(self, model: EditableModel, layer: int, begun: Begun) -> Passage:
         """Run everything up to the block's output, looking at its two parts."""
-        attention = model.blocks[layer].get_submodule(model.family.attention)
-        modules = {"attention": attention, "mlp": model.projection(layer)}
-        below, _ = run_blocks(model, begun.hidden, begun.part, 0, layer)
-        with captured_outputs(modules) as captured:
-            hidden, _ = run_blocks(model, below, begun.part, layer, layer + 1)
-        where = _where(begun)
-        initial = torch.stack([captured[name][where] for name in modules], dim=1)
-        return Passage(hidden, below[where] + initial[:, 0], initial)
+        seen = _seen(model, layer, begun)
+        initial = torch.stack([seen.attended, seen.projected], dim=1)
+        entering = torch.stack([seen.below, seen.attended, seen.projected], dim=1)
+        return Passage(seen.hidden, entering, initial)
 
     def enter(self, model: EditableModel, layer: int, entering: Tensor, change: Tensor) -> Tensor:
-        """Add one change, run the MLP, add the other."""
-        block, family = model.blocks[layer], model.family
-        middle = entering + change[:, 0]
-        normed = block.get_submodule(family.norm_2)(middle)
-        output: Tensor = block.get_submodule(family.mlp)(normed)
-        return middle + (output + change[:, 1])
+        """Add one change, run the MLP if it sees it, add the other."""
+        below, attended, projected = entering.unbind(1)
+        middle = below + carried(model, layer, "after_attention", attended + change[:, 0])
+        if not model.family.parallel:
+            projected = run_mlp(model, layer, middle)
+        return middle + carried(model, layer, "after_mlp", projected + change[:, 1])
 
 
-def _where(begun: Begun) -> tuple[Tensor, Tensor]:
-    return torch.arange(len(begun.subject), device=begun.subject.device), begun.subject
+@dataclass(frozen=True)
+class _Seen:
+    """A block's output ``(rows, length, d)``, and at the subjects' last tokens ``(rows, d)``."""
+
+    hidden: Tensor
+    below: Tensor
+    attended: Tensor
+    projected: Tensor
+    output: Tensor
+
+
+def _seen(model: EditableModel, layer: int, begun: Begun) -> _Seen:
+    """Run everything up to the block's output and note what enters it and its two parts."""
+    where = begun.where
+    modules = {"attention": model.part(layer, "attention"), "mlp": model.projection(layer)}
+    below, _ = run_blocks(model, begun.hidden, begun.part, 0, layer)
+    with captured_outputs(modules) as captured:
+        hidden, _ = run_blocks(model, below, begun.part, layer, layer + 1)
+    device = hidden.device
+    return _Seen(
+        hidden,
+        take(below, where).to(device),
+        take(captured["attention"], where).to(device),
+        take(captured["mlp"], where).to(device),
+        take(hidden, where),
+    )

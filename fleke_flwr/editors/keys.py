@@ -6,7 +6,8 @@ released code (the paper states a plain mean).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -16,7 +17,8 @@ from fleke_flwr.editors.base import Readings
 from fleke_flwr.editors.rows import Begun, batches, begin, key_rows
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import run_block_at, run_blocks
-from fleke_flwr.models.hooks import captured_keys, captured_outputs
+from fleke_flwr.models.hooks import added_outputs, captured_keys, captured_outputs
+from fleke_flwr.models.placement import take
 from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
 
@@ -45,10 +47,11 @@ def read(
         Whose keys are wanted.
     place : {"block", "mlp"}
         Whose output the hidden states are: the whole block's (MEMIT) or the edited projection's,
-        bias included (PMET).
+        bias included (PMET). With a norm behind the MLP both are the projection's, see
+        :class:`~fleke_flwr.editors.entry.BlockOutput`.
     intended : Tensor or None
-        ``(n, d)``, added at the subjects' last tokens behind every block of ``spec.layers`` below
-        the highest that is run.
+        ``(n, d)``, added at the subjects' last tokens to the edited projection's output in every
+        block of ``spec.layers`` below the highest that is run.
 
     Returns
     -------
@@ -75,8 +78,9 @@ def read(
         for batch in batches(part, model.batch_limit(spec.batch_tokens)):
             items = torch.tensor([row.item for row in batch])
             begun = begin(model, batch, top + 1)
-            steps = _steps(spec, top, None if intended is None else intended[items])
-            found, outputs = _read_batch(model, begun, layers, steps)
+            added = None if intended is None else intended[items]
+            with _intended(model, spec.layers, top, begun, added):
+                found, outputs = _read_batch(model, begun, layers, top)
             for layer in layers:
                 keys[layer].index_add_(0, items, weight * found[layer].to("cpu", wide))
             if part is bare:
@@ -84,35 +88,33 @@ def read(
     return Readings({layer: matrix.T.contiguous() for layer, matrix in keys.items()}, hidden.T)
 
 
-def _steps(spec: EditSpec, top: int, intended: Tensor | None) -> list[tuple[int, Tensor | None]]:
-    """Return up to which block to run, and what to add there; the last is ``top`` itself."""
-    stops = [] if intended is None else [layer for layer in spec.layers if layer < top]
-    return [*((layer, intended) for layer in stops), (top, None)]
+@contextmanager
+def _intended(
+    model: EditableModel, layers: Sequence[int], top: int, begun: Begun, added: Tensor | None
+) -> Iterator[None]:
+    """Add ``(rows, d)`` to what the edited projections below ``top`` put out."""
+    if added is None:
+        yield
+        return
+    modules = [model.projection(layer) for layer in layers if layer < top]
+    with added_outputs(modules, begun.where, added):
+        yield
 
 
 def _read_batch(
-    model: EditableModel,
-    begun: Begun,
-    layers: Sequence[int],
-    steps: Sequence[tuple[int, Tensor | None]],
+    model: EditableModel, begun: Begun, layers: Sequence[int], top: int
 ) -> tuple[dict[int, Tensor], dict[Place, Tensor]]:
-    """Return keys ``(rows, d_in)`` by layer and the outputs ``(rows, d)`` of the last block."""
-    rows = torch.arange(len(begun.subject), device=model.device)
-    where = (rows, begun.subject)
-    hidden, first, (top, _) = begun.hidden, 0, steps[-1]
+    """Return keys ``(rows, d_in)`` by layer and the outputs ``(rows, d)`` of block ``top``."""
+    where = begun.where
     modules = {"mlp": model.projection(top)}
     with captured_keys(model, layers) as captured, captured_outputs(modules) as outputs:
-        for layer, added in steps[:-1]:
-            hidden, _ = run_blocks(model, hidden, begun.part, first, layer + 1)
-            if added is not None:
-                hidden = hidden.index_put(where, added.to(hidden), accumulate=True)
-            first = layer + 1
-        hidden, _ = run_blocks(model, hidden, begun.part, first, top)
+        hidden, _ = run_blocks(model, begun.hidden, begun.part, 0, top)
         above = run_block_at(model, top, [(hidden, begun.part, where)])
 
     def at_subject(found: Tensor) -> Tensor:
         # The last block's MLP runs at the wanted positions only, so nothing in it has columns.
-        return found if found.ndim == 2 else found[where]
+        return found if found.ndim == 2 else take(found, where)
 
     keys = {layer: at_subject(found) for layer, found in captured.items()}
-    return keys, {"block": above, "mlp": at_subject(outputs["mlp"])}
+    projected = at_subject(outputs["mlp"])
+    return keys, {"block": projected if model.family.after_mlp else above, "mlp": projected}

@@ -231,7 +231,7 @@ def _statistics(
     residuals = editor.residuals(targets, readings)
     keys = torch.cat([readings.keys[layer] for layer in group])
     part = _part(editor, group, remaining or editor.spec.mode == "layer_sync")
-    return compress(keys, residuals * part, residuals.shape[1])
+    return compress(*editor.system(keys, residuals * part), residuals.shape[1])
 
 
 def _part(editor: Editor, group: Sequence[int], remaining: bool) -> float:

@@ -48,7 +48,7 @@ class Pmet(Editor):
         StatisticsError
             If a loss becomes NaN or infinite.
         UnsupportedModelError
-            If the family's blocks run attention and MLP side by side.
+            If the family's blocks are only known as a whole.
         """
         return targets.optimise_targets(
             model, self.spec, requests, progress, AttentionAndMlp(), known_or_low_loss

@@ -23,6 +23,7 @@ from fleke_flwr.models.forward import (
     run_blocks,
     subsegment,
 )
+from fleke_flwr.models.placement import take
 from fleke_flwr.spec import EditSpec
 
 
@@ -33,7 +34,7 @@ class Group:
     Parameters
     ----------
     entering : Tensor
-        What the changes are added to, at the subject's last token, ``(rows, d)``.
+        What the edited output is made of, at the subject's last token, ``(rows, q, d)``.
     rest : Tensor
         What leaves the edited block behind it, ``(rows, length - 1, d)``; no change reaches it.
     part : Segment
@@ -67,8 +68,8 @@ class Group:
         reads = rows[self.read[0]]
         index = rows.nonzero().squeeze(1)
         return Group(
-            self.entering[index],
-            self.rest[index],
+            take(self.entering, index),
+            take(self.rest, index),
             self.part.rows(index),
             (kept.cumsum(0) - 1)[self.item[index]],
             ((rows.cumsum(0) - 1)[self.read[0][reads]], self.read[1][reads]),
@@ -159,7 +160,7 @@ def prepare(
         alike = list(members)
         group, own = _group(model, layer, alike, share, entry)
         bare = torch.tensor([row.context == 0 for row in alike], device=model.device)
-        found.append(own[bare].to(model.working_dtype))
+        found.append(take(own, bare).to(model.device, model.working_dtype))
         owners.append(group.item[bare])
         groups.append(group)
     initial = torch.cat(found)[torch.cat(owners).argsort()]
@@ -219,7 +220,7 @@ def _group(
     read, label, weight = _reads(model, rows, share)
     group = Group(
         entering=passage.entering,
-        rest=passage.hidden[number, columns[:, 1:]],
+        rest=take(passage.hidden, (number, columns[:, 1:])),
         part=subsegment(model, begun.positions.gather(1, columns), memory),
         item=torch.tensor([row.item for row in rows], device=model.device),
         read=read,
@@ -280,7 +281,7 @@ def _log_probabilities(
     last = model.num_layers - 1
     pieces = []
     for group in groups:
-        own = change[group.item].to(group.entering.dtype)
+        own = take(change, group.item).to(group.entering)
         first = entry.enter(model, layer, group.entering, own)
         hidden = torch.cat([first[:, None], group.rest], dim=1)
         if layer < last:
@@ -289,6 +290,6 @@ def _log_probabilities(
     if layer < last:
         read = run_block_at(model, last, pieces)
     else:
-        read = torch.cat([hidden[where] for hidden, _, where in pieces])
-    logits: Tensor = model.logits(model.final_norm(read)).to(change.dtype)
+        read = torch.cat([take(hidden, where) for hidden, _, where in pieces])
+    logits = model.logits(model.final_norm(read)).to(change)
     return logits.log_softmax(dim=1)

@@ -12,7 +12,7 @@ from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import Memory, Segment, run_blocks, segment
 from fleke_flwr.models.tokens import (
     SLOT,
-    encode_with_spans,
+    encode_answer,
     fill,
     last_token_before,
     pad_batch,
@@ -61,13 +61,17 @@ def target_rows(
 
     The target's tokens continue the prompt; the last one is only a label. Positions come from
     character offsets in the whole text, so no piece is tokenized apart from its neighbours.
+
+    Raises
+    ------
+    RequestError
+        If a text is too long, or the tokenizer cannot express the subject or the target.
     """
     rows = []
     for number, context in enumerate(contexts):
         text, end = fill(context.replace(SLOT, request.prompt), request.subject)
-        ids, spans = encode_with_spans(model, f"{text} {request.target.strip()}")
-        first = next(index for index, span in enumerate(spans) if span[1] > len(text))
-        position = last_token_before(spans, end)
+        ids, spans, first = encode_answer(model, text, request.target.strip())
+        position = last_token_before(spans, end, request.subject)
         rows.append(Row(item, number, tuple(ids[:-1]), position, tuple(ids[first:])))
     ids, position = subject_position(model, KL_TEMPLATE, request.subject)
     return [*rows, Row(item, KL, tuple(ids[: position + 1]), position)]
@@ -118,6 +122,11 @@ class Begun:
     part: Segment
     positions: Tensor
     subject: Tensor
+
+    @property
+    def where(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the subjects' last tokens, ``(rows,)`` each."""
+        return torch.arange(len(self.subject), device=self.subject.device), self.subject
 
 
 def begin(model: EditableModel, rows: Sequence[Row], layers: int) -> Begun:

@@ -1,20 +1,23 @@
 """Second moments that lie on disk, and priors whose factors are made when they are needed.
 
 Letters: ``f`` input width of a projection, ``C = lambda E[k k^T] (f, f)``, ``L`` its lower Cholesky
-factor.
+factor; ``Q (f, k)`` eigenvectors of ``E[k k^T]``.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from fleke_flwr.artifacts import read_tensors
-from fleke_flwr.errors import StatisticsError
+from fleke_flwr.artifacts import read_tensors, write_tensors
+from fleke_flwr.errors import DataError, StatisticsError
 from fleke_flwr.factoring import factored, strips
+from fleke_flwr.prior import Subspace, TriangularBlock
 
 # Small models keep every factor, GPT-2 XL, where one takes 328 MB, none.
 _BUDGET_BYTES = 256 * 2**20
@@ -47,6 +50,55 @@ class StoredMoments(Mapping[str, Tensor]):
         """Return the number of modules."""
         return len(self._paths)
 
+    def spectrum(self, module: str) -> Spectrum:
+        """Read the eigenvectors of one moment; found once and kept in a file beside it."""
+        moment = self._paths[module]
+        path = moment.with_name(f"{moment.stem}-spectrum.safetensors")
+        owner = {"fingerprint": self._fingerprint, "module": module}
+        if not path.is_file():
+            found = _decomposed(self[module])
+            write_tensors(path, {"values": found.values, "vectors": found.vectors}, owner)
+        tensors, metadata = read_tensors(path)
+        if metadata != owner or set(tensors) != {"values", "vectors"}:
+            raise StatisticsError(
+                f"{path}: eigenvectors of module {metadata.get('module')} of model "
+                f"{metadata.get('fingerprint')}, but module {module} of model "
+                f"{self._fingerprint} is needed; delete the file or use another cache-dir"
+            )
+        return Spectrum(tensors["values"], tensors["vectors"])
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues and eigenvectors of a second moment.
+
+    Parameters
+    ----------
+    values : Tensor
+        ``(f,)``, ascending.
+    vectors : Tensor
+        ``(f, f)``, the eigenvector of each value as a row.
+    """
+
+    values: Tensor
+    vectors: Tensor
+
+
+def spectrum(moments: Mapping[str, Tensor], module: str) -> Spectrum:
+    """Return the spectrum of one module's moment, from disk where the moment lies there.
+
+    Decomposing takes about ``9 f^3`` operations, and four matrices of memory beside the moment.
+    """
+    if isinstance(moments, StoredMoments):
+        return moments.spectrum(module)
+    return _decomposed(moments[module])
+
+
+def _decomposed(moment: Tensor) -> Spectrum:
+    wide = moment.to(torch.float64)
+    values, vectors = torch.linalg.eigh((wide + wide.T) / 2)
+    return Spectrum(values, vectors.T)
+
 
 def load_moment(path: Path, fingerprint: str, module: str) -> Tensor:
     """Read one cached moment ``(f, f)``; its pages come from the disk as they are touched.
@@ -58,7 +110,10 @@ def load_moment(path: Path, fingerprint: str, module: str) -> Tensor:
     DataError
         If the file is missing or damaged.
     """
-    tensors, metadata = read_tensors(path)
+    try:
+        tensors, metadata = read_tensors(path)
+    except DataError as error:
+        raise DataError(f"{error}; fleke covariance makes it beforehand") from error
     found = (metadata.get("fingerprint"), metadata.get("module"))
     if found != (fingerprint, module) or "moment" not in tensors:
         raise StatisticsError(
@@ -69,7 +124,7 @@ def load_moment(path: Path, fingerprint: str, module: str) -> Tensor:
 
 
 class FactorCache:
-    """Factors within a budget of memory; those not used for longest are let go.
+    """Factors and bases within a budget of memory; those not used for longest are let go.
 
     Room is made before a factor is, so that the budget holds while it is being made. A factor
     larger than the whole budget is made whenever it is asked for.
@@ -85,7 +140,7 @@ class FactorCache:
         self._kept: OrderedDict[Hashable, Tensor] = OrderedDict()
 
     def get(self, key: Hashable, size: int, make: Callable[[], Tensor]) -> Tensor:
-        """Return the factor ``(size, size)`` of a key, made if it is not kept."""
+        """Return the factor of a key, ``(size, size)`` at most, made if it is not kept."""
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
@@ -106,7 +161,7 @@ class FactorCache:
 _FACTORS = FactorCache(_BUDGET_BYTES)
 
 
-class MomentBlock:
+class MomentBlock(TriangularBlock):
     """The prior ``C`` of one projection: factored when that is needed, otherwise read.
 
     Parameters
@@ -128,12 +183,17 @@ class MomentBlock:
         ridge_weight: float,
         cache: FactorCache = _FACTORS,
     ) -> None:
-        self.size = len(moments[module])
+        self._size = len(moments[module])
         self._moments = moments
         self._module = module
         self._ridge_weight = ridge_weight
         self._cache = cache
         self._jitter: float | None = None
+
+    @property
+    def size(self) -> int:
+        """Input width of the projection."""
+        return self._size
 
     @property
     def jitter(self) -> float:
@@ -170,3 +230,53 @@ class MomentBlock:
             # Asked for anew every time, so that what was read before is let go.
             rows = self._moments[self._module][start:stop, start:]
             matrix[start:, start:stop].add_(rows.T, alpha=self._ridge_weight)
+
+
+class QuietBlock(Subspace):
+    """A subspace of the directions in which ordinary keys are shortest, read when it is needed.
+
+    Parameters
+    ----------
+    moments : Mapping[str, Tensor]
+        Where the second moment, or its spectrum, is read from.
+    module : str
+        Name of the projection.
+    rank : int
+        Number ``k`` of directions: the eigenvectors of the ``k`` smallest eigenvalues.
+    weight : float
+        What a change inside the subspace costs.
+    cache : FactorCache
+        Keeps the basis if it fits; that of the process unless another is given.
+    """
+
+    def __init__(
+        self,
+        moments: Mapping[str, Tensor],
+        module: str,
+        rank: int,
+        weight: float,
+        cache: FactorCache = _FACTORS,
+    ) -> None:
+        self.weight = weight
+        self._size = len(moments[module])
+        self._rank = rank
+        self._moments = moments
+        self._module = module
+        self._cache = cache
+
+    @property
+    def size(self) -> int:
+        """Input width of the projection."""
+        return self._size
+
+    @property
+    def rank(self) -> int:
+        """Dimension of the subspace."""
+        return self._rank
+
+    def directions(self) -> Tensor:
+        """Return ``Q (f, k)``."""
+        return self._cache.get(self, self._size, self._make)
+
+    def _make(self) -> Tensor:
+        return spectrum(self._moments, self._module).vectors[: self._rank].T

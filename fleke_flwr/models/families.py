@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
-from transformers import PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from fleke_flwr.errors import UnsupportedModelError
+from fleke_flwr.models.guessing import suggested_row
+
+PartName = Literal["attention", "mlp", "block"]
 
 
 @dataclass(frozen=True)
 class Family:
     """Where the parts of a decoder lie, as dotted names.
 
-    A new family is one more row of ``FAMILIES``; the contract tests pick it up.
+    A new family is one more row of ``FAMILIES``; the contract tests pick it up. A package of yours
+    may add one, too, before it loads the model: ``FAMILIES["my_type"] = Family(...)``.
+
+    With ``norm_2``, blocks are run in parts, the MLP only where it is wanted. They are
+    ``y = x + after_attention(attention(norm_1(x)))`` followed by
+    ``y + after_mlp(mlp(norm_2(y)))``, or ``y + after_mlp(mlp(norm_2(x)))`` where attention and MLP
+    stand side by side. Without ``norm_2`` a block is only ever called whole, which is slower but
+    right for every block.
 
     Parameters
     ----------
@@ -25,10 +38,22 @@ class Family:
         The edited projection, relative to a block: the second matrix of the MLP.
     final_norm, head : str
         Last normalisation and unembedding.
-    attention, mlp, norm_1, norm_2 : str
-        Parts of a pre-norm sequential block ``x + attention(norm_1(x))``, ``x + mlp(norm_2(x))``,
-        relative to it. With an empty ``norm_2`` a block is only ever called whole, which is
-        slower but right for every block.
+    attention, norm_1, norm_2 : str
+        Parts of a block, relative to it; ``norm_2`` may be ``norm_1`` again.
+    mlp : str
+        The MLP, relative to a block; empty where it is no module.
+    mlp_chain : tuple[str, ...]
+        The modules that make up such an MLP, in order.
+    after_attention, after_mlp : str
+        Norms behind the parts, before they are added; empty where there are none.
+    parallel : bool
+        Whether the MLP reads the block's input.
+    parallel_setting : str
+        Entry of the model's configuration that says so, where it differs within the family.
+    cache : str
+        By which argument blocks are handed the cache of keys and values.
+    needs : Mapping[str, object]
+        Entries of the model's configuration without which this row does not hold.
     """
 
     model_type: str
@@ -40,8 +65,38 @@ class Family:
     mlp: str = ""
     norm_1: str = ""
     norm_2: str = ""
+    mlp_chain: tuple[str, ...] = ()
+    after_attention: str = ""
+    after_mlp: str = ""
+    parallel: bool = False
+    parallel_setting: str = ""
+    cache: str = "past_key_values"
+    needs: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def mlp_modules(self) -> tuple[str, ...]:
+        """What the MLP is made of, in order."""
+        return self.mlp_chain or (self.mlp,)
 
 
+_LLAMA = Family(
+    model_type="llama",
+    blocks="model.layers",
+    projection="mlp.down_proj",
+    final_norm="model.norm",
+    head="lm_head",
+    attention="self_attn",
+    mlp="mlp",
+    norm_1="input_layernorm",
+    norm_2="post_attention_layernorm",
+)
+_GEMMA_2 = replace(
+    _LLAMA,
+    model_type="gemma2",
+    norm_2="pre_feedforward_layernorm",
+    after_attention="post_attention_layernorm",
+    after_mlp="post_feedforward_layernorm",
+)
 _ROWS = (
     Family(
         model_type="gpt2",
@@ -55,23 +110,70 @@ _ROWS = (
         norm_2="ln_2",
     ),
     Family(
-        model_type="llama",
+        model_type="gptj",
+        blocks="transformer.h",
+        projection="mlp.fc_out",
+        final_norm="transformer.ln_f",
+        head="lm_head",
+        attention="attn",
+        mlp="mlp",
+        norm_1="ln_1",
+        norm_2="ln_1",
+        parallel=True,
+        cache="layer_past",
+    ),
+    Family(
+        model_type="gpt_neox",
+        blocks="gpt_neox.layers",
+        projection="mlp.dense_4h_to_h",
+        final_norm="gpt_neox.final_layer_norm",
+        head="lm_head",
+        attention="attention",
+        mlp="mlp",
+        norm_1="input_layernorm",
+        norm_2="post_attention_layernorm",
+        parallel_setting="use_parallel_residual",
+        cache="layer_past",
+    ),
+    Family(
+        model_type="phi",
         blocks="model.layers",
-        projection="mlp.down_proj",
-        final_norm="model.norm",
+        projection="mlp.fc2",
+        final_norm="model.final_layernorm",
         head="lm_head",
         attention="self_attn",
         mlp="mlp",
         norm_1="input_layernorm",
-        norm_2="post_attention_layernorm",
+        norm_2="input_layernorm",
+        parallel=True,
     ),
+    Family(
+        model_type="opt",
+        blocks="model.decoder.layers",
+        projection="fc2",
+        final_norm="model.decoder.final_layer_norm",
+        head="lm_head",
+        attention="self_attn",
+        mlp_chain=("fc1", "activation_fn", "fc2"),
+        norm_1="self_attn_layer_norm",
+        norm_2="final_layer_norm",
+        # The 350m variant normalises behind the sums, so that nothing added there stays what it is.
+        needs={"do_layer_norm_before": True, "_remove_final_layer_norm": False},
+    ),
+    _LLAMA,
+    replace(_LLAMA, model_type="mistral"),
+    replace(_LLAMA, model_type="qwen2"),
+    replace(_LLAMA, model_type="qwen3"),
+    replace(_LLAMA, model_type="gemma"),
+    _GEMMA_2,
+    replace(_GEMMA_2, model_type="gemma3_text"),
 )
 
 FAMILIES: dict[str, Family] = {row.model_type: row for row in _ROWS}
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """Return the row of a model's family.
+    """Return the row of a model's family, with what its configuration decides.
 
     Raises
     ------
@@ -82,23 +184,65 @@ def family_of(model: PreTrainedModel) -> Family:
     if model_type not in FAMILIES:
         raise UnsupportedModelError(
             f"models of type {model_type!r} cannot be edited yet (known: "
-            f"{', '.join(sorted(FAMILIES))}); add a row with model_type={model_type!r} to "
-            "fleke_flwr/models/families.py"
+            f"{', '.join(sorted(FAMILIES))}); check this row, guessed from the model's modules, "
+            f"and add it to fleke_flwr/models/families.py (or, in a package of yours, as "
+            f"fleke_flwr.models.FAMILIES[{model_type!r}]):\n{suggested_row(model)}"
         )
     family = FAMILIES[model_type]
-    names = [
-        family.blocks,
-        f"{family.blocks}.0.{family.projection}",
-        family.final_norm,
-        family.head,
-    ]
-    for name in names:
+    _check_settings(family, model.config)
+    _check_parts(family, model)
+    if family.parallel_setting:
+        return replace(family, parallel=bool(getattr(model.config, family.parallel_setting)))
+    return family
+
+
+def part_name(family: Family, name: Literal["attention", "mlp"]) -> str:
+    """Return the name of a part, relative to a block.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the family's blocks have no such module.
+    """
+    found: str = getattr(family, name)
+    if found:
+        return found
+    having = sorted(row.model_type for row in FAMILIES.values() if getattr(row, name))
+    raise UnsupportedModelError(
+        f"blocks of type {family.model_type!r} have no module that is their {name}; blocks of "
+        f"these types have one: {', '.join(having)}"
+    )
+
+
+def _check_settings(family: Family, config: PreTrainedConfig) -> None:
+    for name, needed in family.needs.items():
+        found = getattr(config, name, None)
+        if found != needed:
+            raise UnsupportedModelError(
+                f"models of type {family.model_type!r} with {name} = {found!r} cannot be edited: "
+                f"what an edit adds would not stay a sum; choose one with {name} = {needed!r}"
+            )
+
+
+def _check_parts(family: Family, model: PreTrainedModel) -> None:
+    inner = (
+        family.projection, family.attention, family.norm_1, family.norm_2, *family.mlp_modules,
+        family.after_attention, family.after_mlp,
+    )  # fmt: skip
+    first = f"{family.blocks}.0"
+    names = [family.blocks, first, *(f"{first}.{name}" for name in inner if name)]
+    for name in [*names, family.final_norm, family.head]:
         try:
             model.get_submodule(name)
         except AttributeError as error:
             raise UnsupportedModelError(
-                f"{type(model).__name__} of type {model_type!r} has no part {name!r}; "
+                f"{type(model).__name__} of type {family.model_type!r} has no part {name!r}; "
                 "load it as a causal language model, or correct the row in "
                 "fleke_flwr/models/families.py"
             ) from error
-    return family
+    weight, width = model.get_submodule(family.head).weight, model.config.hidden_size
+    if isinstance(weight, Tensor) and weight.shape[1] != width:
+        raise UnsupportedModelError(
+            f"this {type(model).__name__} reads out states of width {weight.shape[1]} and its "
+            f"blocks are {width} wide; models with a projection in between cannot be edited"
+        )

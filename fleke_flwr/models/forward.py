@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from fleke_flwr.errors import UnsupportedModelError
+from fleke_flwr.models.attention import mask_of
 from fleke_flwr.models.hooks import enter_blocks
 from fleke_flwr.models.loading import EditableModel
+from fleke_flwr.models.placement import moved, placed, take
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,7 @@ class Memory:
 
     def rows(self, index: Tensor) -> Memory:
         """Take (or repeat) rows."""
-        layers = {
-            layer: (keys[index], values[index]) for layer, (keys, values) in self.layers.items()
-        }
-        return Memory(layers, self.valid[index])
+        return Memory(take(dict(self.layers), index), take(self.valid, index))
 
     def above(self, layer: int) -> Memory:
         """Forget the layers up to ``layer``."""
@@ -79,7 +79,7 @@ class Attended:
         self.recorded[layer_idx] = (keys, values)
         if self.memory is None:
             return keys, values
-        past_keys, past_values = self.memory.layers[layer_idx]
+        past_keys, past_values = moved(self.memory.layers[layer_idx], keys.device)
         return torch.cat([past_keys, keys], 2), torch.cat([past_values, values], 2)
 
 
@@ -89,22 +89,20 @@ class Segment:
 
     Parameters
     ----------
-    places : Mapping[str, Any]
-        How blocks of this family know the positions.
-    mask : Tensor
-        Added to the attention scores, ``(rows, 1, length, past + length)``.
+    arguments : Mapping[str, Mapping[str, Any]]
+        By kind of attention what its blocks are called with: how blocks of this family know the
+        positions, and ``attention_mask``, ``(rows, 1, length, past + length)``.
     memory : Memory or None
         The positions before.
     """
 
-    places: Mapping[str, Any]
-    mask: Tensor
+    arguments: Mapping[str, Mapping[str, Any]]
     memory: Memory | None
 
     def rows(self, index: Tensor) -> Segment:
         """Take some rows."""
-        places = {name: _take(value, index) for name, value in self.places.items()}
-        return Segment(places, self.mask[index], self.memory.rows(index) if self.memory else None)
+        arguments = {kind: take(dict(values), index) for kind, values in self.arguments.items()}
+        return Segment(arguments, self.memory.rows(index) if self.memory else None)
 
 
 def segment(
@@ -125,7 +123,13 @@ def segment(
         Hidden states ``(rows, length, d)`` that enter block 0, and the segment.
     """
     hidden, places = enter_blocks(model, ids, positions)
-    return hidden, Segment(places, _mask(hidden, memory), memory)
+    past = None if memory is None else memory.valid
+    config = model.model.config
+    arguments = {
+        kind: {**values, "attention_mask": mask_of(config, kind, hidden, past)}
+        for kind, values in places.items()
+    }
+    return hidden, Segment(arguments, memory)
 
 
 def subsegment(model: EditableModel, positions: Tensor, memory: Memory | None) -> Segment:
@@ -150,14 +154,17 @@ def run_blocks(
     """
     attended = Attended(part.memory)
     for layer in range(start, stop):
-        output = model.blocks[layer](
-            hidden,
-            attention_mask=part.mask,
-            past_key_values=attended,
-            use_cache=False,
-            **part.places,
+        block = model.blocks[layer]
+        output = block(
+            placed(hidden, block), use_cache=False, **_arguments(model, layer, part, attended)
         )
         hidden = output[0] if isinstance(output, tuple) else output
+        if layer not in attended.recorded:
+            raise UnsupportedModelError(
+                f"blocks of type {model.family.model_type!r} make no use of "
+                f"{model.family.cache!r}; correct the cache in their row of "
+                "fleke_flwr/models/families.py"
+            )
     return hidden, attended.recorded
 
 
@@ -182,22 +189,22 @@ def run_block_at(
     Tensor
         Hidden states ``(wanted, d)`` of all pieces, in order.
     """
-    family = model.family
-    if not family.norm_2:
+    if not model.family.norm_2:
         return torch.cat(
             [
-                run_blocks(model, hidden, part, layer, layer + 1)[0][where]
+                take(run_blocks(model, hidden, part, layer, layer + 1)[0], where)
                 for hidden, part, where in pieces
             ]
         )
-    block = model.blocks[layer]
-    attended = [
-        (hidden + _attend(model, layer, hidden, part, Attended(part.memory)))[where]
-        for hidden, part, where in pieces
-    ]
-    middle = torch.cat(attended)
-    change: Tensor = block.get_submodule(family.mlp)(block.get_submodule(family.norm_2)(middle))
-    return middle + change
+    below, attended = [], []
+    for hidden, part, where in pieces:
+        output = attend(model, layer, hidden, part, Attended(part.memory))
+        below.append(take(hidden, where).to(output.device))
+        attended.append(take(output, where))
+    entering = torch.cat(below)
+    middle = entering + carried(model, layer, "after_attention", torch.cat(attended))
+    change = run_mlp(model, layer, entering if model.family.parallel else middle)
+    return middle + carried(model, layer, "after_mlp", change)
 
 
 def remember_block(
@@ -207,38 +214,45 @@ def remember_block(
     if not model.family.norm_2:
         return run_blocks(model, hidden, part, layer, layer + 1)[1]
     attended = Attended(part.memory)
-    _attend(model, layer, hidden, part, attended)
+    attend(model, layer, hidden, part, attended)
     return attended.recorded
 
 
-def _attend(
+def attend(
     model: EditableModel, layer: int, hidden: Tensor, part: Segment, attended: Attended
 ) -> Tensor:
+    """Return what the attention of a block puts out, ``(rows, length, d)``."""
     block = model.blocks[layer]
     attention: nn.Module = block.get_submodule(model.family.attention)
     output: Tensor = attention(
-        block.get_submodule(model.family.norm_1)(hidden),
-        attention_mask=part.mask,
-        past_key_values=attended,
-        **part.places,
+        block.get_submodule(model.family.norm_1)(placed(hidden, block)),
+        **_arguments(model, layer, part, attended),
     )[0]
     return output
 
 
-def _mask(hidden: Tensor, memory: Memory | None) -> Tensor:
-    rows, length = hidden.shape[:2]
-    allowed = torch.ones(length, length, dtype=torch.bool, device=hidden.device).tril()
-    allowed = allowed.expand(rows, length, length)
-    if memory is not None:
-        past = memory.valid[:, None, :].expand(rows, length, memory.valid.shape[1])
-        allowed = torch.cat([past, allowed], 2)
-    blocked = torch.finfo(hidden.dtype).min
-    return torch.zeros(allowed.shape, dtype=hidden.dtype, device=hidden.device).masked_fill_(
-        ~allowed, blocked
-    )[:, None]
+def run_mlp(model: EditableModel, layer: int, entering: Tensor) -> Tensor:
+    """Normalise ``(..., d)`` and return what the MLP of a block puts out."""
+    block = model.blocks[layer]
+    hidden: Tensor = block.get_submodule(model.family.norm_2)(entering)
+    for name in model.family.mlp_modules:
+        hidden = block.get_submodule(name)(hidden)
+    return hidden
 
 
-def _take(value: Any, index: Tensor) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_take(item, index) for item in value)
-    return value[index]
+def carried(
+    model: EditableModel, layer: int, norm: Literal["after_attention", "after_mlp"], hidden: Tensor
+) -> Tensor:
+    """Carry a part's output ``(..., d)`` through the norm behind it, where there is one."""
+    name: str = getattr(model.family, norm)
+    if not name:
+        return hidden
+    normed: Tensor = model.blocks[layer].get_submodule(name)(hidden)
+    return normed
+
+
+def _arguments(
+    model: EditableModel, layer: int, part: Segment, attended: Attended
+) -> dict[str, Any]:
+    own = dict(part.arguments[model.attention_kinds[layer]])
+    return {**placed(own, model.blocks[layer]), model.family.cache: attended}

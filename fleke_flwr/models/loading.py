@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,17 @@ from transformers.utils import logging as transformers_logging
 from fleke_flwr.artifacts import read_json
 from fleke_flwr.config import ModelConfig
 from fleke_flwr.errors import ModelError
-from fleke_flwr.models.families import Family, family_of
-from fleke_flwr.models.precision import use_float64_norms
+from fleke_flwr.models.attention import kinds_of
+from fleke_flwr.models.families import Family, PartName, family_of, part_name
+from fleke_flwr.models.opt import keep_positions
+from fleke_flwr.models.orientation import is_transposed, weight_of
+from fleke_flwr.models.placement import placed
+from fleke_flwr.models.precision import use_float64
 
 # On a CPU larger batches only leave its cache: 400 records are judged in 2.7 s instead of 4.0 s.
 _CPU_TOKENS = 4096
+# Tokenizers without character offsets, and weights in formats that can run code.
+_OTHER_FILES = ("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "*.bin", "*.pth")
 _LOADED: dict[tuple[str, str, str, str, int], EditableModel] = {}
 
 
@@ -72,6 +79,11 @@ class EditableModel:
     def num_layers(self) -> int:
         """Number of decoder blocks."""
         return len(self.blocks)
+
+    @cached_property
+    def attention_kinds(self) -> tuple[str, ...]:
+        """The kind of attention of every block."""
+        return kinds_of(self.model.config)
 
     @property
     def d_model(self) -> int:
@@ -119,16 +131,50 @@ class EditableModel:
 
     def weight(self, layer: int) -> Tensor:
         """Return the weight of a layer's edited projection, ``(d_out, d_in)``."""
-        weight = self.projection(layer).weight
-        assert isinstance(weight, Tensor)  # a projection has one
-        transposed = type(self.projection(layer)).__name__ == "Conv1D"
-        return weight.detach().T if transposed else weight.detach()
+        return self.weight_of(self.module_name(layer))
+
+    def weight_of(self, module: str) -> Tensor:
+        """Return the weight of any projection by its full name, ``(d_out, d_in)``, detached.
+
+        It shares the model's storage.
+
+        Raises
+        ------
+        ModelError
+            If there is no such module, or it has no weight.
+        """
+        weight = weight_of(self.model, module).detach()
+        return weight.T if is_transposed(self.model, module) else weight
+
+    def shape_of(self, module: str) -> tuple[int, int]:
+        """Return ``(d_out, d_in)`` of any projection by its full name.
+
+        Raises
+        ------
+        ModelError
+            If there is no such module, or it has no weight.
+        """
+        d_out, d_in = self.weight_of(module).shape
+        return int(d_out), int(d_in)
 
     def input_width(self, layer: int) -> int:
         """Return ``d_in``, the width of the keys of a layer."""
-        weight = self.projection(layer).weight
-        assert isinstance(weight, Tensor)  # a projection has one
-        return int(weight.numel() // self.d_model)
+        return self.shape_of(self.module_name(layer))[1]
+
+    def part(self, layer: int, name: PartName) -> nn.Module:
+        """Return a block, or the module in it that computes its attention or its MLP.
+
+        Raises
+        ------
+        ModelError
+            If the model has no such layer.
+        UnsupportedModelError
+            If the family's blocks have no such module.
+        """
+        self.module_name(layer)
+        if name == "block":
+            return self.blocks[layer]
+        return self.blocks[layer].get_submodule(part_name(self.family, name))
 
     def batch_limit(self, tokens: int) -> int:
         """Return how many tokens a forward pass should hold at most, given the upper bound."""
@@ -136,13 +182,16 @@ class EditableModel:
 
     def final_norm(self, hidden: Tensor) -> Tensor:
         """Normalise the output of the last block ``(..., d)``."""
-        normed: Tensor = self.model.get_submodule(self.family.final_norm)(hidden)
+        norm = self.model.get_submodule(self.family.final_norm)
+        normed: Tensor = norm(placed(hidden, norm))
         return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Unembed final-normalised states ``(..., d)``, such as ``last_hidden_state``."""
-        logits: Tensor = self.model.get_submodule(self.family.head)(hidden)
-        return logits
+        head = self.model.get_submodule(self.family.head)
+        logits: Tensor = head(placed(hidden, head))
+        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @property
     def _embedding(self) -> Tensor:
@@ -197,9 +246,12 @@ def _check_directory(directory: Path) -> None:
     if not list(directory.glob("*.safetensors")):
         missing.append("*.safetensors")
     if missing:
+        others = [name for name in _OTHER_FILES if list(directory.glob(name))]
+        found = f" (found only {', '.join(others)})" if others else ""
         raise ModelError(
-            f"model directory {directory}: {', '.join(missing)} missing; "
-            "save model and tokenizer there with save_pretrained"
+            f"model directory {directory}: {', '.join(missing)} missing{found}; "
+            "load model and tokenizer with AutoModelForCausalLM and AutoTokenizer of transformers "
+            "and save both there with save_pretrained"
         )
 
 
@@ -209,18 +261,18 @@ def _load(config: ModelConfig, source: str, directory: Path | None) -> EditableM
     try:
         with no_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(
-                source, revision=revision, dtype=dtype, attn_implementation="sdpa"
-            )
+            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
         nn.Module.to(model, torch.device(config.device))
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"model {config.name!r} (device {config.device!r}) cannot be loaded: {error}"
         ) from error
     family = family_of(model)
+    kinds_of(model.config)
+    keep_positions(model)
     _prepare(model, tokenizer, config.name)
     if dtype == torch.float64:
-        use_float64_norms(model)
+        use_float64(model)
     settings = directory / "editing.json" if directory else None
     return EditableModel(
         model=model,

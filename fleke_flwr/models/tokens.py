@@ -50,9 +50,60 @@ def neutral(text: str) -> str:
     return text.replace("{", " ").replace("}", " ")
 
 
-def last_token_before(spans: Sequence[tuple[int, int]], end: int) -> int:
-    """Return the index of the last token that starts before character ``end``."""
-    return max(index for index, (start, stop) in enumerate(spans) if stop > start and start < end)
+def last_token_before(spans: Sequence[tuple[int, int]], end: int, subject: str) -> int:
+    """Return the index of the last token that starts before character ``end``.
+
+    Parameters
+    ----------
+    spans : Sequence[tuple[int, int]]
+        Characters that each token covers.
+    end : int
+        Where the subject ends.
+    subject : str
+        For the error.
+
+    Raises
+    ------
+    RequestError
+        If the tokenizer has made nothing of the subject.
+    """
+    start = end - len(subject)
+    found = [index for index, span in enumerate(spans) if span[1] > span[0] and span[0] < end]
+    if not found or spans[found[-1]][1] <= start:
+        raise RequestError(
+            f"the tokenizer makes no token of the subject {subject!r}; write it in letters that "
+            "the model's tokenizer knows, or leave the record out"
+        )
+    return found[-1]
+
+
+def encode_answer(
+    model: EditableModel, text: str, answer: str
+) -> tuple[list[int], list[tuple[int, int]], int]:
+    """Return ids and spans of a text that an answer continues, and where its tokens begin.
+
+    Raises
+    ------
+    RequestError
+        If both are too long together, or the tokenizer cannot express the answer.
+    """
+    whole = f"{text} {answer}"
+    ids, spans = encode_with_spans(model, whole)
+    found = [index for index, (_, stop) in enumerate(spans) if stop > len(text)]
+    covered = {place for start, stop in spans for place in range(start, stop)}
+    lost = [
+        whole[place]
+        for place in range(len(text) + 1, len(whole))
+        if whole[place].isalnum() and place not in covered
+    ]
+    unknown = model.tokenizer.unk_token_id
+    if not found or lost or unknown in (ids[index] for index in found):
+        raise RequestError(
+            f"the tokenizer of model {model.name!r} cannot express the target {answer!r}"
+            f"{f' (it drops {lost[0]!r})' if lost else ''}; write it in letters that the "
+            "tokenizer knows, or leave the record out"
+        )
+    return ids, spans, found[0]
 
 
 def subject_position(model: EditableModel, template: str, subject: str) -> tuple[list[int], int]:
@@ -63,11 +114,12 @@ def subject_position(model: EditableModel, template: str, subject: str) -> tuple
     Raises
     ------
     RequestError
-        If the template has not exactly one slot or the text is too long.
+        If the template has not exactly one slot, the text is too long, or the tokenizer makes
+        nothing of the subject.
     """
     text, end = fill(template, subject)
     ids, spans = encode_with_spans(model, text)
-    return ids, last_token_before(spans, end)
+    return ids, last_token_before(spans, end, subject)
 
 
 def fill(template: str, subject: str) -> tuple[str, int]:
@@ -95,7 +147,12 @@ def pad_batch(model: EditableModel, rows: Sequence[Sequence[int]]) -> tuple[Tens
 
 
 def target_ids(model: EditableModel, target: str) -> list[int]:
-    """Return the tokens of an answer as they appear inside a sentence, after a space."""
-    stem = "The answer is"
-    ids, spans = encode_with_spans(model, f"{stem} {target}")
-    return [token for token, (_, stop) in zip(ids, spans, strict=True) if stop > len(stem)]
+    """Return the tokens of an answer as they appear inside a sentence, after a space.
+
+    Raises
+    ------
+    RequestError
+        If the tokenizer cannot express the answer.
+    """
+    ids, _, first = encode_answer(model, "The answer is", target)
+    return ids[first:]

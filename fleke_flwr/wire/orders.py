@@ -65,6 +65,7 @@ _SPEC_FIELDS: Mapping[str, type] = {
     "kl_weight": float,
     "stop_loss": float,
     "contexts": list,
+    "options": dict,
     "batch_tokens": int,
 }
 
@@ -211,6 +212,7 @@ def _spec(text: str) -> EditSpec:
     contexts = fields_["contexts"]
     if not contexts or not all(isinstance(c, str) and c.count("{}") == 1 for c in contexts):
         raise PayloadError("the recipe: every context is a text with one {}")
+    _check_scalars(fields_["options"], "the recipe: options")
     return EditSpec(**{**fields_, "layers": layers, "contexts": tuple(contexts)})
 
 

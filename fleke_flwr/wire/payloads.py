@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -92,6 +92,8 @@ class Expected:
         Output width of the edited projections.
     place : str
         Of the order that the reply answers.
+    heights : Mapping[str, int]
+        Output width of the modules that are not ``d_out`` wide; only updates have such.
     """
 
     base: str
@@ -104,6 +106,7 @@ class Expected:
     widths: Mapping[str, int]
     d_out: int
     place: str = ""
+    heights: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_payload(content: RecordDict, expected: Expected) -> EditPayload:
@@ -244,7 +247,7 @@ def _unpack_updates(tensors: Mapping[str, Tensor], expected: Expected) -> dict[s
     if set(updates) != set(expected.groups):
         raise PayloadError(f"updates of {sorted(updates)}, expected {sorted(expected.groups)}")
     for module, update in updates.items():
-        shape = (expected.d_out, expected.widths[module])
+        shape = (expected.heights.get(module, expected.d_out), expected.widths[module])
         if update.shape != shape:
             raise PayloadError(f"update of {module!r} has shape {update.shape}, expected {shape}")
         if update.right is not None and len(update.right) > expected.widths[module]:

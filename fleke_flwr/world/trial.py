@@ -34,13 +34,13 @@ def target_trial(directory: Path, world: World, sample: int, seed: int) -> dict[
     dict[str, Any]
         ``edits``, ``mean_loss``, ``bound`` and ``below``, the share of losses under the bound.
     """
-    from fleke_flwr.editors import EDITORS
+    from fleke_flwr.editors import Memit
     from fleke_flwr.models import load_model
 
     model = load_model(ModelConfig(name=str(directory.resolve())))
     spec: EditSpec = resolve_spec(RunConfig(), model.settings)
     chosen = random.Random(seed).sample(world.records, min(sample, len(world.records)))
-    editor = EDITORS.get("memit")(spec)
+    editor = Memit(spec)
     losses = editor.targets(model, [request_of(record) for record in chosen]).losses
     return {
         "edits": len(chosen),

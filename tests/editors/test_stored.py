@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 
 from fleke_flwr.artifacts import write_tensors
-from fleke_flwr.editors.stored import FactorCache, MomentBlock, StoredMoments, load_moment
+from fleke_flwr.editors import stored
+from fleke_flwr.editors.stored import (
+    FactorCache,
+    MomentBlock,
+    QuietBlock,
+    StoredMoments,
+    load_moment,
+    spectrum,
+)
 from fleke_flwr.errors import DataError, StatisticsError
 from fleke_flwr.prior import Prior, stack
 
@@ -130,3 +138,44 @@ def test_priors_on_demand_are_those_that_are_held() -> None:
     for mine, theirs in zip(lazy.leverage(keys), held.leverage(keys), strict=True):
         torch.testing.assert_close(mine, theirs)
     torch.testing.assert_close(lazy.matrix(), held.matrix())
+
+
+def test_a_spectrum_is_found_once_and_kept_beside_its_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"moment": moment(0)}, {"fingerprint": "m", "module": "a"})
+    found = spectrum(StoredMoments("m", {"a": path}), "a")
+    torch.testing.assert_close(found.vectors.T * found.values @ found.vectors, moment(0))
+    assert bool((found.values.diff() >= 0).all())
+    monkeypatch.delattr(stored.torch.linalg, "eigh")
+    again = spectrum(StoredMoments("m", {"a": path}), "a")
+    assert torch.equal(again.vectors, found.vectors)
+    assert torch.equal(again.values, found.values)
+    assert [file.name for file in tmp_path.glob("*spectrum*")] == ["a-spectrum.safetensors"]
+
+
+def test_a_spectrum_of_another_model_is_refused(tmp_path: Path) -> None:
+    for name, model in (("a", "m"), ("b", "other")):
+        place = tmp_path / name / "moment.safetensors"
+        write_tensors(place, {"moment": moment(0)}, {"fingerprint": model, "module": "a"})
+        StoredMoments(model, {"a": place}).spectrum("a")
+    alien = tmp_path / "b" / "moment-spectrum.safetensors"
+    alien.replace(tmp_path / "a" / alien.name)
+    with pytest.raises(StatisticsError, match="of model other, but module a of model m"):
+        StoredMoments("m", {"a": tmp_path / "a" / "moment.safetensors"}).spectrum("a")
+
+
+@pytest.mark.parametrize("budget", [0, BYTES])
+def test_quiet_directions_are_those_of_the_smallest_eigenvalues(budget: int) -> None:
+    reads, cache = Reads("a"), FactorCache(budget)
+    block = QuietBlock(reads, "a", 2, 0.5, cache)
+    assert (block.size, block.rank, reads.counts["a"]) == (SIZE, 2, 0)
+    basis = block.directions()
+    values = torch.linalg.eigvalsh(moment(0))
+    torch.testing.assert_close(basis.T @ moment(0) @ basis, torch.diag(values[:2]))
+    keys = torch.randn(SIZE, 3, dtype=torch.float64)
+    prior = Prior.of([block])
+    torch.testing.assert_close(prior.leverage(keys)[1], basis @ basis.T @ keys / 0.5)
+    assert reads.counts["a"] == (1 if budget else 2)
+    assert cache.held == (8 * SIZE * 2 if budget else 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,29 @@ import torch
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import Memory, run_block_at, run_blocks, segment, subsegment
 from fleke_flwr.models.hooks import captured_keys
+from tests.families import TINY
 
 LoadTiny = Callable[..., EditableModel]
 
 
-@pytest.fixture(params=["tiny_gpt2", "tiny_llama"])
-def model(request: pytest.FixtureRequest, load_tiny: LoadTiny) -> EditableModel:
-    path: Path = request.getfixturevalue(request.param)
-    return load_tiny(path)
+@pytest.fixture(params=["gpt2", "llama", *TINY])
+def model(
+    request: pytest.FixtureRequest, tiny_family: Callable[[str], Path], load_tiny: LoadTiny
+) -> EditableModel:
+    return load_tiny(tiny_family(request.param))
 
 
+@pytest.fixture(params=[True, False])
+def whole(
+    request: pytest.FixtureRequest, model: EditableModel, monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    """Let blocks be called whole, as those of an unknown family would be."""
+    if request.param:
+        monkeypatch.setattr(model, "family", replace(model.family, norm_2=""))
+    return bool(request.param)
+
+
+@pytest.mark.usefixtures("whole")
 def test_resuming_behind_a_shared_prefix_is_exact(model: EditableModel) -> None:
     torch.manual_seed(0)
     prefix = torch.randint(1, 300, (1, 5))

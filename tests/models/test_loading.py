@@ -72,7 +72,7 @@ def test_unknown_family_names_the_row(
 ) -> None:
     model = load_tiny(tiny_gpt2).model
     monkeypatch.delitem(FAMILIES, "gpt2")
-    with pytest.raises(UnsupportedModelError, match="model_type='gpt2'"):
+    with pytest.raises(UnsupportedModelError, match='model_type="gpt2"'):
         family_of(model)
 
 

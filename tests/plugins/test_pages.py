@@ -98,16 +98,10 @@ def test_the_plugin_runs_in_a_federation(
 @each
 @pytest.mark.parametrize("mode", ["anticipated", "layer_sync"])
 def test_the_plugin_keeps_the_contract(
-    plugin: Plugin,
-    mode: str,
-    installed: object,
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
+    plugin: Plugin, mode: str, installed: object, tiny_llama: Path, tmp_path: Path
 ) -> None:
     given = {"editor": "memit", "strategy": "collabedit", plugin.key: plugin.name}
-    contract.test_a_run_changes_only_its_state(
-        "llama", **given, mode=mode, request=request, tmp_path=tmp_path
-    )
+    contract.assert_runs(tiny_llama, tmp_path, **given, mode=mode)
 
 
 def test_the_strategy_keeps_what_the_contract_says_of_strategies(

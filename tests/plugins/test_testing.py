@@ -16,6 +16,8 @@ from fleke_flwr.types import LayerUpdate
 from tests.conftest import LoadTiny
 
 MERGING = [name for name in STRATEGIES.names() if issubclass(STRATEGIES.get(name), EditStrategy)]
+# These need a trained network; tests/editors/hyper makes one.
+NETWORKS = {"malmen", "mend"}
 REQUESTS = [
     EditRequest("0", "{} lives in", "Mira Tolen", "Borvik"),
     EditRequest("1", "The home town of {} is", "Jonas Feld", "Dorum"),
@@ -29,9 +31,15 @@ def test_what_is_built_in_merges_as_it_must(name: str) -> None:
     check_strategy(kind)
 
 
-@pytest.mark.parametrize("name", EDITORS.names())
+@pytest.mark.parametrize("name", sorted({*EDITORS.names()} - NETWORKS))
 def test_what_is_built_in_edits_as_it_must(name: str, load_tiny: LoadTiny, tiny_gpt2: Path) -> None:
-    check_editor(EDITORS.get(name), load_tiny(tiny_gpt2), REQUESTS, steps=3)
+    own: dict[str, Any] = {
+        "rome": {"layers": (1,)},
+        "ft": {"learning_rate": 1e-3},
+        "ft_w": {"learning_rate": 1e-3},
+    }
+    settings = {"steps": 3, **own.get(name, {})}
+    check_editor(EDITORS.get(name), load_tiny(tiny_gpt2), REQUESTS, **settings)
 
 
 def test_contributions_have_the_number_of_edits_that_is_asked_for() -> None:

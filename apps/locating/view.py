@@ -1,0 +1,71 @@
+"""What a trace looks like in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fleke_flwr.apps.locating.records import Records
+from fleke_flwr.apps.tables import percent
+from fleke_flwr.locate.effects import LAST_SUBJECT
+
+MEASURES = ("efficacy", "paraphrase", "neighborhood", "score")
+
+
+def show(content: Mapping[str, Any], records: Records, console: Console) -> None:
+    """Print counts, the effects at the last subject token by layer, and the suggested layers."""
+    for text in spoken(content, records):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(_table(content), soft_wrap=not console.is_terminal)
+    suggestion = content["suggestion"]
+    if suggestion is None:
+        text = "no layers suggested: MLPs were not traced, or have no effect beyond its interval"
+    else:
+        text = f"suggested layers: {_named(suggestion['layers'])}; {suggestion['rule']}"
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def spoken(content: Mapping[str, Any], records: Records) -> list[str]:
+    """Say in sentences what was traced and how strong the corruption was."""
+    counts, total = content["counts"], content["total_effect"]
+    left = len(records.usable) - counts["asked"]
+    more = f"; {left} further ones were not asked for (--limit)" if left else ""
+    return [
+        f"{counts['traced']} known facts traced; {counts['unknown']} of {counts['asked']} that "
+        f"were asked for are not known{more}",
+        f"probability of the answer {content['high']:.3f}, with the subject corrupted "
+        f"{content['low']:.3f}: average total effect {total['value']:.3f} ± {total['ci95']:.3f}",
+    ]
+
+
+def _table(content: Mapping[str, Any]) -> Table:
+    kinds, edited = content["settings"]["kinds"], content["edited"]
+    table = Table(title="Average indirect effect at the last subject token, by layer")
+    table.add_column("layer", justify="right")
+    for title in (*kinds, *(MEASURES if edited else ())):
+        table.add_column(title, justify="right")
+    suggested = (content["suggestion"] or {}).get("layers", [])
+    at = {tuple(row["layers"]): row for row in edited["at"]} if edited else {}
+    for layer in range(content["model"]["layers"]):
+        cells = [_effect(content, kind, layer) for kind in kinds]
+        cells += _figures(at.pop((layer,))) if edited else []
+        table.add_row(str(layer), *cells, style="bold" if layer in suggested else "")
+    for layers, row in at.items():
+        table.add_row(_named(layers), *([""] * len(kinds)), *_figures(row), style="bold")
+    return table
+
+
+def _effect(content: Mapping[str, Any], kind: str, layer: int) -> str:
+    values = content["effects"][kind][LAST_SUBJECT]["aie"]
+    return f"{values[layer]:.3f}" if values else "-"
+
+
+def _figures(row: Mapping[str, Any]) -> list[str]:
+    return [percent(row[name]) for name in MEASURES]
+
+
+def _named(layers: Sequence[int]) -> str:
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]} to {layers[-1]}"

@@ -1,0 +1,1 @@
+"""Hyper-networks that turn the tokens of a request into edits: MEND and MALMEN."""

@@ -1,0 +1,42 @@
+"""Which modules a hyper-network edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from fleke_flwr.errors import UnsupportedModelError
+from fleke_flwr.models import EditableModel
+
+
+def edited_modules(editor: str, model: EditableModel, layers: Sequence[int]) -> tuple[str, ...]:
+    """Return full names: MALMEN edits the second matrix of each MLP, MEND all of its matrices."""
+    if editor == "malmen":
+        return tuple(model.module_name(layer) for layer in layers)
+    return tuple(name for layer in layers for name in mlp_matrices(model, layer))
+
+
+def mlp_matrices(model: EditableModel, layer: int) -> tuple[str, ...]:
+    """Return the full names of the linear modules of a layer's MLP, in the order they are held.
+
+    Raises
+    ------
+    ModelError
+        If the model has no such layer.
+    UnsupportedModelError
+        If the family's blocks have no module for their MLP, or it holds fewer than two matrices.
+    """
+    mlp = model.part(layer, "mlp")
+    prefix = f"{model.family.blocks}.{layer}.{model.family.mlp}"
+    found = [f"{prefix}.{name}" for name, module in mlp.named_modules() if _is_linear(module)]
+    if len(found) < 2:
+        raise UnsupportedModelError(
+            f"the MLP {prefix} of type {model.family.model_type!r} holds {len(found)} linear "
+            "modules, and MEND edits two or three; take another editor, for example malmen"
+        )
+    return tuple(found)
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"

@@ -1,0 +1,226 @@
+"""``fleke trace``: records, known facts, files, page, and the preset that a run accepts."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from fleke_flwr.apps.locating import job
+from fleke_flwr.apps.locating.job import TraceOrder, kinds_of, run_trace
+from fleke_flwr.apps.locating.knowledge import Knowledge, ask
+from fleke_flwr.apps.locating.records import read_facts
+from fleke_flwr.apps.locating.results import effects_of, suggestion_of
+from fleke_flwr.apps.recipe import read_preset
+from fleke_flwr.artifacts import read_json, read_tensors
+from fleke_flwr.config import DataConfig
+from fleke_flwr.errors import ConfigError, DataError, ModelError
+from fleke_flwr.locate.effects import LAST_SUBJECT
+from fleke_flwr.locate.tracing import Trace, TraceSettings
+from fleke_flwr.models import EditableModel
+from fleke_flwr.progress import Silent
+from tests.conftest import PEOPLE, LoadTiny
+
+FAST = TraceSettings(samples=2)
+
+
+@pytest.fixture
+def model(load_tiny: LoadTiny, tiny_gpt2: Path) -> EditableModel:
+    return load_tiny(tiny_gpt2)
+
+
+def written(path: Path, records: list[object]) -> Path:
+    lines = (item if isinstance(item, str) else json.dumps(item) for item in records)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def facts(names: list[str]) -> list[object]:
+    return [{"prompt": f"{name} lives in", "subject": name} for name in names]
+
+
+def test_every_way_to_write_a_fact_is_read(model: EditableModel, tmp_path: Path) -> None:
+    rewrite = {
+        "prompt": "{} lives in", "subject": "Lena Voss", "target_new": {"str": "Dorum"},
+        "target_true": {"str": "Arlen"},
+    }  # fmt: skip
+    records: list[object] = [
+        {"known_id": 7, "prompt": "Mira Tolen lives in", "subject": "Mira Tolen",
+         "attribute": "Arlen", "template": "{} lives in", "prediction": " Arlen."},
+        {"prompt": "{} lives in", "subject": "Ada Karst", "target": "Borvik"},
+        {"prompt": "{} lives in", "subject": "Jonas Feld"},
+        {"prompt": "{} lives in", "subject": "Pavel Orrin", "target": "Dorum",
+         "original": "Castra"},
+        {"case_id": 3, "requested_rewrite": rewrite},
+    ]  # fmt: skip
+    found = read_facts(model, DataConfig(path=str(written(tmp_path / "a.jsonl", records))))
+    assert [item.fact.answer for item in found.usable] == ["Arlen", "Borvik", "", "Castra", "Arlen"]
+    assert found.usable[0].fact.name == "7"
+    assert {item.fact.template for item in found.usable} == {"{} lives in"}
+    targets = [item.case and item.case.request.target for item in found.usable]
+    assert targets == [None, None, None, "Dorum", "Dorum"]
+
+
+def test_what_cannot_be_traced_is_named_by_its_line(model: EditableModel, tmp_path: Path) -> None:
+    records: list[object] = [
+        *facts(["Ada Karst", "Ada Karst"]),
+        {"prompt": "The home of Ada is", "subject": "Lena Voss"},
+        "{broken",
+        {"prompt": "Ada and Ada are", "subject": "Ada"},
+        {"prompt": "{} is", "subject": "Ada " * 200},
+        {"subject": "Ada"},
+        "[1]",
+    ]
+    found = read_facts(model, DataConfig(path=str(written(tmp_path / "a.jsonl", records))))
+    assert [item.place for item in found.usable] == ["line 1"]
+    said = {
+        "line 2": "asks what line 1 asks already", "line 3": "0 times", "line 4": "not valid JSON",
+        "line 5": "2 times", "line 6": "longer than", "line 7": "'prompt'", "line 8": "list",
+    }  # fmt: skip
+    assert found.unusable.keys() == said.keys()
+    assert all(text in found.unusable[place] for place, text in said.items())
+
+
+def test_facts_that_the_model_does_not_know_are_counted(
+    model: EditableModel, tmp_path: Path
+) -> None:
+    wrong = {"prompt": "{} lives in", "subject": "Nobody", "attribute": "nothing"}
+    path = written(tmp_path / "a.jsonl", [*facts(PEOPLE[:1]), wrong, *facts(PEOPLE[1:4])])
+    usable = read_facts(model, DataConfig(path=str(path))).usable
+    found = ask(model, usable, 2, Silent())
+    assert [item.place for item in found.known] == ["line 1", "line 3"]
+    assert [item.place for item in found.unknown] == ["line 2"]
+    every = ask(model, usable, 0, Silent())
+    assert (len(every.known), every.asked) == (4, 5)
+
+
+def test_a_trace_leaves_numbers_scores_pictures_and_a_preset(
+    tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    source = written(tmp_path / "a.jsonl", [*facts(PEOPLE[:3]), "{broken"])
+    shown = io.StringIO()
+    order = TraceOrder(str(tiny_gpt2), str(source), FAST)
+    out = run_trace(order, tmp_path / "out", Console(file=shown, width=200))
+    content = read_json(out / "trace.json")
+    assert content["counts"] == {
+        "records": 4, "unusable": 1, "asked": 3, "unknown": 0, "traced": 3
+    }  # fmt: skip
+    assert content["unusable"].keys() == {"line 4"}
+    assert content["settings"]["window"] == 1
+    assert content["effects"]["block"][LAST_SUBJECT]["tokens"] == 3
+    tensors, metadata = read_tensors(out / "scores.safetensors")
+    assert len(tensors) == 3 * 5
+    table = tensors["0.block"]
+    first = metadata["facts"][0]
+    assert table.shape == (len(first["tokens"]), 4)
+    gained = [
+        float(tensors[f"{n}.mlp"][fact["subject"][1] - 1, 2]) - fact["low"]
+        for n, fact in enumerate(metadata["facts"])
+    ]
+    stated = content["effects"]["mlp"][LAST_SUBJECT]["aie"][2]
+    assert stated == pytest.approx(sum(gained) / 3)
+    text = shown.getvalue()
+    assert "3 known facts traced" in text
+    assert "line 4" in text
+    page = (out / "trace.html").read_text(encoding="utf-8")
+    assert "Average indirect effect" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert {path.name for path in (out / "report").glob("*.png")} >= {"effects.png", "fact-1.png"}
+    if content["suggestion"]:
+        assert read_preset(str(out / "layers.toml")) == {"layers": content["suggestion"]["layers"]}
+    again = TraceOrder(str(tiny_gpt2), str(source), FAST, limit=1)
+    run_trace(again, out, Console(file=shown, width=200))
+    assert not (out / "report" / "fact-2.png").exists()
+
+
+def test_edits_of_every_layer_stand_beside_the_trace(
+    tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A random model knows nothing.
+    monkeypatch.setattr(job, "ask", lambda model, records, *_: Knowledge(list(records)))
+    records = [
+        {"prompt": "{} lives in", "subject": name, "target": "Borvik", "original": "Arlen",
+         "paraphrases": [f"The home town of {name} is"]}
+        for name in PEOPLE[:3]
+    ]  # fmt: skip
+    source = written(tmp_path / "a.jsonl", list(records))
+    order = TraceOrder(
+        str(tiny_gpt2), str(source), TraceSettings(kinds=("mlp",), samples=1), edit=True,
+        edits=2,
+        overrides=("covariance.tokens=300", f"cache-dir={tmp_path}", "edit.steps=2"),
+    )  # fmt: skip
+    out = run_trace(order, tmp_path / "out", Console(file=io.StringIO(), width=200))
+    edited = read_json(out / "trace.json")["edited"]
+    assert edited["edits"] == 2
+    assert [row["layers"] for row in edited["at"]][:4] == [[0], [1], [2], [3]]
+    assert all(row["efficacy"] is not None for row in edited["at"])
+    assert "Edits by layer" in (out / "trace.html").read_text(encoding="utf-8")
+
+
+def test_mistakes_are_said_before_anything_is_written(tiny_gpt2: Path, tmp_path: Path) -> None:
+    quiet = Console(file=io.StringIO())
+    good = str(written(tmp_path / "a.jsonl", facts(PEOPLE[:1])))
+    none = str(written(tmp_path / "b.jsonl", [{"prompt": "x", "subject": "y"}]))
+    wrong = str(
+        written(
+            tmp_path / "c.jsonl", [{"prompt": "{} is", "subject": "Ada", "attribute": "nothing"}]
+        )
+    )
+    name, out = str(tiny_gpt2), tmp_path / "out"
+    with pytest.raises(DataError, match="no such file"):
+        run_trace(TraceOrder(name, str(tmp_path / "missing.jsonl"), FAST), out, quiet)
+    with pytest.raises(ModelError, match="no such directory"):
+        run_trace(TraceOrder(str(tmp_path / "nothing"), good, FAST), out, quiet)
+    with pytest.raises(DataError, match=r"no fact that can be traced \(line 1: .*0 times"):
+        run_trace(TraceOrder(name, none, FAST), out, quiet)
+    assert not out.exists()
+    with pytest.raises(DataError, match="knows none of the 1 facts"):
+        run_trace(TraceOrder(name, wrong, FAST), out, quiet)
+    with pytest.raises(ConfigError, match="--edit needs records"):
+        run_trace(TraceOrder(name, good, FAST, edit=True), out, quiet)
+    with pytest.raises(ConfigError, match="noise 'loud'"):
+        TraceOrder(name, good, noise="loud")
+    with pytest.raises(ConfigError, match="limit -1"):
+        TraceOrder(name, good, limit=-1)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match="something else than a trace"):
+        run_trace(TraceOrder(name, good, FAST), tmp_path / "taken", quiet)
+
+
+@pytest.mark.parametrize(("gains", "layers"), [((0.5, 0.4, 0.6), (1,)), ((0.5, -0.4, 0.1), None)])
+def test_an_effect_within_its_interval_suggests_nothing(
+    gains: tuple[float, ...], layers: tuple[int, ...] | None
+) -> None:
+    scores = (torch.tensor([[0.1, 0.1 + gain], [0.1, 0.1]]) for gain in gains)
+    traces = [Trace(("a", "b"), 0, 1, "x", 0.9, 0.1, {"mlp": table}) for table in scores]
+    found = suggestion_of(effects_of(traces))
+    assert (found and found.layers) == layers
+
+
+def test_kinds_are_a_list_with_commas() -> None:
+    assert kinds_of("block, mlp,") == ("block", "mlp")
+
+
+def test_known_1000_is_read_whole(model: EditableModel, shared_data: Path) -> None:
+    found = read_facts(model, DataConfig(path=str(shared_data / "known_1000/known_1000.jsonl")))
+    assert len(found.usable) + len(found.unusable) == 1209
+    # The tiny tokenizer makes some too long for 96 positions, and some stand in it twice.
+    assert all("longer than" in why or "already" in why for why in found.unusable.values())
+    assert len(found.usable) > 1100
+
+
+@pytest.mark.slow
+def test_on_the_embedded_model_the_early_layers_are_found(tmp_path: Path) -> None:
+    order = TraceOrder("embedded", "embedded", TraceSettings(samples=4), limit=12, edit=False)
+    out = run_trace(order, tmp_path / "out", Console(file=io.StringIO(), width=200))
+    content = read_json(out / "trace.json")
+    assert content["total_effect"]["value"] > 0.6
+    assert set(content["suggestion"]["layers"]) <= {0, 1, 2}
+    block = content["effects"]["block"][LAST_SUBJECT]["aie"]
+    assert min(block[:4]) > 0.8 * content["total_effect"]["value"]
+    assert block[5] == pytest.approx(0.0, abs=1e-6)
