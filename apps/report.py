@@ -10,6 +10,7 @@ from typing import Any
 
 from fleke_flwr.apps.failed_edits import ANSWERS
 from fleke_flwr.apps.reporting import (
+    attenuation,
     clients,
     conflict,
     drift,
@@ -139,6 +140,9 @@ def _studies(rows: Rows, page: _Page) -> list[Section]:
     if forgotten:
         body = page.show(forgotten) + memory.forgetting(rows)
         sections.append(Section(memory.TITLE, body))
+    worn = attenuation.attenuation(rows)
+    if worn:
+        sections.append(Section(attenuation.TITLE, page.show(worn)))
     if overlap.has_overlap(rows):
         body = page.show(overlap.key_overlap(rows)) + overlap.counts(rows)
         sections.append(Section(overlap.TITLE, body))
