@@ -18,7 +18,8 @@ from fleke_flwr.types import EditRequest
 
 def spec_of(model: EditableModel, **changes: Any) -> EditSpec:
     """Build a recipe from the model's own settings."""
-    own = {key.replace("-", "_"): value for key, value in model.settings.items()}
+    tables = {name for name, value in model.settings.items() if isinstance(value, dict)}
+    own = {k.replace("-", "_"): v for k, v in model.settings.items() if k not in tables}
     own["layers"] = tuple(own["layers"])
     contexts = ("{}", "The quiet river was cold. {}", "I saw that. {}")
     defaults = {"editor": "memit", "mode": "joint", "spread": "even", "contexts": contexts}

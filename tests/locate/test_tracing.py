@@ -72,9 +72,11 @@ def test_the_model_is_left_as_it_is(load_tiny: LoadTiny, tiny_gpt2: Path) -> Non
     model = load_tiny(tiny_gpt2)
     prompt = prompt_of(model, Fact("1", "{} works as a", "Ada Karst"))
     before = model.model(torch.tensor([prompt.ids])).logits
+    # transformers leaves some hooks of its own.
+    hooks = [len(module._forward_hooks) for module in model.model.modules()]
     trace(model, prompt, fitted_noise(model, "s3", [prompt]), TraceSettings(samples=2, window=1))
     assert torch.equal(model.model(torch.tensor([prompt.ids])).logits, before)
-    assert not any(module._forward_hooks for module in model.model.modules())
+    assert [len(module._forward_hooks) for module in model.model.modules()] == hooks
 
 
 def test_what_lies_before_the_subject_and_above_the_last_layer_changes_nothing(

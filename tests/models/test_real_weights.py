@@ -51,7 +51,7 @@ def test_memit_changes_the_answer(
         # Other values than the embedded model's: blocks are narrower, vectors may grow further.
         own = {**load_model(ModelConfig()).settings, "layers": [1, 2], "clamp": 3.0}
         requests, texts = STORIES, corpus()
-    settings = {key.replace("-", "_"): value for key, value in own.items() if key != "pmet"}
+    settings = {k.replace("-", "_"): v for k, v in own.items() if not isinstance(v, dict)}
     settings["layers"] = tuple(settings["layers"])
     contexts = ("{}", "I saw that. {}")
     spec = EditSpec("memit", mode="layer_sync", spread="even", contexts=contexts, **settings)

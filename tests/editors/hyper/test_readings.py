@@ -75,10 +75,12 @@ def test_tokens_that_the_loss_does_not_reach_are_left_out(
 def test_the_model_is_as_before(load_tiny: LoadTiny, tiny_gpt2: Path) -> None:
     model = load_tiny(tiny_gpt2)
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    # transformers leaves some hooks of its own.
+    hooks = [len(module._forward_hooks) for module in model.model.modules()]
     text = answered(model, "Mira Tolen lives in", "Arlen")
     read_tokens(model, [model.module_name(1)], [text], "all", 4096)
     assert all(torch.equal(before[name], value) for name, value in model.model.state_dict().items())
-    assert not any(module._forward_hooks for module in model.model.modules())
+    assert [len(module._forward_hooks) for module in model.model.modules()] == hooks
 
 
 def test_too_long_a_text_is_refused(load_tiny: LoadTiny, tiny_gpt2: Path) -> None:
