@@ -68,9 +68,7 @@ def resume_experiment(run: Path, overrides: Sequence[str], console: Console) -> 
 
 def _start(config: RunConfig, directory: Path, federation: str, console: Console) -> Path:
     console.print(summary_tree(config, str(directory)))
-    order = Simulation(
-        config.to_flat(), config.clients, uses_gpu=config.model.device.startswith("cuda")
-    )
+    order = Simulation(config.to_flat(), config.clients, preflight.gpus_of(config.model.device))
     with progress_view(console) as progress:
         progress.line(f"going to federation {federation}" if federation else "starting Flower")
         if federation:

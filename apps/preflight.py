@@ -104,6 +104,15 @@ def check(config: RunConfig, federation: str = "") -> None:
         _check_records(config)
 
 
+def gpus_of(device: str) -> int:
+    """Return how many GPUs a model takes in a process, given ``model.device``."""
+    if device == "auto":
+        import torch
+
+        return torch.cuda.device_count()
+    return int(device.startswith("cuda"))
+
+
 def prepare_directory(chosen: Path | None, name: str) -> Path:
     """Create the directory of a run; what an earlier run has left in it is removed.
 

@@ -52,15 +52,15 @@ class Simulation:
         Flower's run config, dotted keys.
     clients : int
         Number of simulated SuperNodes.
-    uses_gpu : bool
-        Whether the client process needs the GPU.
+    gpus : int
+        How many the client process needs.
     server_app, client_app : str
         The components, ``package.module:attribute``.
     """
 
     run_config: dict[str, bool | int | float | str]
     clients: int
-    uses_gpu: bool = False
+    gpus: int = 0
     server_app: str = SERVER_APP
     client_app: str = CLIENT_APP
 
@@ -193,7 +193,7 @@ def _run_command(app: Path, simulation: Simulation) -> list[str]:
     resources = {
         "num-supernodes": simulation.clients,
         "client-resources-num-cpus": cores or 1,
-        "client-resources-num-gpus": 1.0 if simulation.uses_gpu else 0.0,
+        "client-resources-num-gpus": float(simulation.gpus),
         "init-args-num-cpus": cores or 1,
     }
     sizes = " ".join(f"{key}={value}" for key, value in resources.items())

@@ -51,8 +51,9 @@ def solve(statistics: LayerStatistics, prior: Prior, form: str = "auto") -> Laye
         ``C`` of the same group.
     form : str
         ``"dual"`` solves ``r x r``, ``"primal"`` solves ``d_in x d_in``, or ``k x k`` inside a
-        subspace, ``"auto"`` takes the cheaper; dense statistics are always solved in the primal
-        form.
+        subspace, ``"auto"`` takes the smaller; dense statistics are always solved in the primal
+        form. The dual form loses nothing where the prior is weak, the primal one as many digits as
+        ``C + S`` has condition.
 
     Returns
     -------
@@ -73,10 +74,10 @@ def solve(statistics: LayerStatistics, prior: Prior, form: str = "auto") -> Laye
     if not statistics.is_factored:
         return primal(statistics, prior)
     columns = statistics.signed_factors()[0].shape[1]
-    if form == "primal" or (form == "auto" and columns * 2 >= prior.rank):
+    if form == "primal" or (form == "auto" and columns >= prior.rank):
         return primal(statistics, prior)
     if statistics.signs is not None:
-        return _solve_signed(statistics, prior)
+        return _solve_rotated(statistics, prior)
     return _solve_dual(statistics, prior)
 
 
@@ -85,12 +86,15 @@ def _solve_dual(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
     keys, residuals = statistics.factors()
     gram, right = prior.leverage(keys)
     gram.diagonal().add_(1.0)
-    factor = torch.linalg.cholesky(gram)
+    factor, info = torch.linalg.cholesky_ex(gram)
+    if int(info) != 0:
+        # A key that stands there twice, with a leverage above 1e14, drowns the identity.
+        return _solve_rotated(statistics, prior)
     left = torch.cholesky_solve(residuals.to(torch.float64).T, factor).T
     return LayerUpdate(left, right.T)
 
 
-def _solve_signed(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
+def _solve_rotated(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
     """``Delta = F E T^T (I + T E T^T)^-1 Q^T L^-1`` with the QR factors ``Q T = L^-1 U``.
 
     Woodbury alone would give ``F (E + U^T C^-1 U)^-1 U^T C^-1``, where columns that cancel make the
@@ -103,6 +107,8 @@ def _solve_signed(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
     matrix = signed @ T.T
     matrix.diagonal().add_(1.0)
     factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) != 0 and statistics.signs is None:
+        raise StatisticsError("keys are so long against the prior that their squares overflow")
     if int(info) != 0:
         raise StatisticsError(
             "more was withdrawn than was pooled: the sums are no longer those of any edits; "
@@ -117,8 +123,11 @@ def _solve_primal(statistics: LayerStatistics, prior: Prior) -> LayerUpdate:
         prior.add_to(matrix)
         _add_gram(matrix, statistics)
 
+    factor, jitter = factored(prior.d_in, fill)
+    if jitter:
+        # C + S has a factor whenever C has one, were it not for rounding.
+        return _solve_whitened(statistics, prior)
     update = _cross(statistics)
-    factor, _ = factored(prior.d_in, fill)
     _divide(update, factor)
     return LayerUpdate(update)
 
@@ -330,8 +339,21 @@ def compress(keys: Tensor, residuals: Tensor, count: int) -> LayerStatistics:
         ``R (d_out, n)``.
     count : int
         Number of edits behind the columns.
+
+    Raises
+    ------
+    StatisticsError
+        If a number is not finite.
     """
     K, R = keys.to(torch.float64), residuals.to(torch.float64)
+    for name, matrix in (("keys", K), ("residuals", R)):
+        if not bool(torch.isfinite(matrix).all()):
+            raise StatisticsError(
+                f"{name} of {count} edits hold NaN or infinity: the model overflows on their "
+                "prompts; use model.dtype = float32 or bfloat16"
+            )
+    if K.shape[1] > K.shape[0]:
+        K, R = _triangle(K, R)
     P, s, Vt = torch.linalg.svd(K, full_matrices=False)
     kept = s > (s[:1].sum() * 1e-13)
     P, s, V = P[:, kept], s[kept], Vt[kept].T
@@ -339,3 +361,15 @@ def compress(keys: Tensor, residuals: Tensor, count: int) -> LayerStatistics:
         signs = torch.sign(P.gather(0, P.abs().argmax(dim=0, keepdim=True)))
         P, V = P * signs, V * signs
     return LayerStatistics(count, keys=P * s, residuals=R @ V)
+
+
+def _triangle(K: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a square ``(T^T, R Q)`` with the sums of ``(K, R)``, from ``K^T = Q T``.
+
+    ``Q (n, d_in)`` is never written out: the singular values of many columns cost what those of
+    ``d_in`` columns do.
+    """
+    width = len(K)
+    packed, scales = torch.geqrf(K.T.contiguous())
+    rotated = torch.ormqr(packed, scales, R.T.contiguous(), left=True, transpose=True)
+    return packed[:width].triu().T, rotated[:width].T

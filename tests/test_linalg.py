@@ -70,12 +70,68 @@ def test_the_solution_minimises_the_ridge_loss() -> None:
     assert float(gradient.abs().max()) < 1e-9
 
 
-def test_auto_takes_the_cheaper_form() -> None:
-    matrix, keys, residuals = make(10, 3, 4, 0)
+def test_auto_takes_the_smaller_form() -> None:
+    matrix, keys, residuals = make(10, 3, 9, 0)
     prior = Prior.from_matrix(matrix)
     assert solve(factored(keys, residuals), prior).right is not None
-    matrix, keys, residuals = make(10, 3, 9, 0)
+    matrix, keys, residuals = make(10, 3, 10, 0)
     assert solve(factored(keys, residuals), Prior.from_matrix(matrix)).right is None
+
+
+def weak_prior(d_in: int, columns: int, weight: float, decades: float) -> tuple[Tensor, ...]:
+    """Return ``C`` with eigenvalues from ``weight`` down over decades, keys and residuals."""
+    torch.manual_seed(d_in)
+    basis = torch.linalg.qr(torch.randn(d_in, d_in, dtype=torch.float64))[0]
+    sizes = weight * torch.logspace(0, -decades, d_in, dtype=torch.float64)
+    matrix = basis * sizes @ basis.T
+    keys = torch.randn(d_in, columns, dtype=torch.float64)
+    return (matrix + matrix.T) / 2, keys, torch.randn(3, columns, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1e-8])
+def test_a_weak_prior_lets_targets_be_met(weight: float) -> None:
+    matrix, keys, residuals = weak_prior(40, 30, weight, 6)
+    update = solve(factored(keys, residuals), Prior.from_matrix(matrix)).dense()
+    torch.testing.assert_close(update @ keys, residuals, rtol=1e-4, atol=1e-4)
+
+
+def test_a_request_twice_under_a_weak_prior() -> None:
+    matrix, keys, residuals = weak_prior(30, 5, 1e-12, 8)
+    twice = factored(torch.cat([keys, keys], dim=1), torch.cat([residuals, residuals], dim=1))
+    prior = Prior.from_matrix(matrix)
+    found = solve(twice, prior).dense()
+    torch.testing.assert_close(found @ keys, residuals, rtol=1e-6, atol=1e-6)
+
+
+def test_more_columns_than_rows_where_the_prior_drowns() -> None:
+    matrix, keys, residuals = weak_prior(30, 60, 1e-14, 8)
+    flat = keys.clone()
+    flat[-10:] = 0.0
+    found = solve(factored(flat, residuals), Prior.from_matrix(matrix)).dense()
+    best = torch.linalg.lstsq(flat[:-10].T, residuals.T).solution.T
+    torch.testing.assert_close(found[:, :-10] @ flat[:-10], best @ flat[:-10], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", [0, 1])
+def test_statistics_of_what_overflowed_are_refused(bad: float, place: int) -> None:
+    _, keys, residuals = make(4, 3, 2, 0)
+    pair = [keys, residuals]
+    pair[place][0, 0] = bad
+    with pytest.raises(StatisticsError, match="the model overflows"):
+        compress(*pair, 2)
+
+
+def test_many_columns_are_compressed_as_few() -> None:
+    _, keys, residuals = make(7, 3, 40, 0)
+    keys[6] = 2 * keys[0]
+    found = compress(keys, residuals, 40)
+    U, F = found.factors()
+    P, s, Vt = torch.linalg.svd(keys, full_matrices=False)
+    assert U.shape == (7, 6)
+    torch.testing.assert_close(U.norm(dim=0), s[:6])
+    torch.testing.assert_close(F.abs(), (residuals @ Vt[:6].T).abs())
+    torch.testing.assert_close(U @ U.T, keys @ keys.T)
 
 
 @settings(max_examples=60, deadline=None)

@@ -186,7 +186,7 @@ def _say_what_is_left_out(
 ) -> None:
     missing = [kind for kind in order.settings.kinds if kind not in settings.kinds]
     if missing:
-        progress.line(f"this model's blocks have no module for {', '.join(missing)}: left out")
+        progress.line(f"the family's row lacks the parts for {', '.join(missing)}: left out")
     if records.unusable:
         progress.line(f"{len(records.unusable)} records cannot be traced: {records.shown()}")
 

@@ -47,6 +47,11 @@ class AdaPLE(Pmet):
 
     options: ClassVar[Mapping[str, Scalar]] = {"objective": "memit", "forget": 0.0}
 
+    @property
+    def target_recipe(self) -> tuple[str, ...]:
+        """Take PMET's."""
+        return Pmet(self.spec).target_recipe
+
     def check(self, model: EditableModel) -> None:
         """Refuse an unknown objective, or a weight that it has no use for.
 

@@ -50,6 +50,11 @@ class AlphaEdit(Memit):
     }
     measured: ClassVar[bool] = False
 
+    @property
+    def target_recipe(self) -> tuple[str, ...]:
+        """Take MEMIT's."""
+        return Memit(self.spec).target_recipe
+
     def check(self, model: EditableModel) -> None:
         """Refuse parameters without meaning.
 

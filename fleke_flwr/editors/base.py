@@ -144,6 +144,16 @@ class EditMethod:
         return self.spec.ridge_weight
 
     @property
+    def target_recipe(self) -> tuple[str, ...]:
+        """Name what targets depend on beside model, request and the shared settings.
+
+        An editor that takes another one's targets as they are returns that one's, so that they are
+        optimised once for both.
+        """
+        own = (f"{name}={self.option(name)}" for name in sorted(self.options))
+        return (type(self).__module__, type(self).__qualname__, *own)
+
+    @property
     def memory_weight(self) -> float:
         """Weight of past edits' keys where ``memory`` is ``dynamic`` and nothing is set."""
         return self.prior_weight

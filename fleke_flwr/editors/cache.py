@@ -148,8 +148,7 @@ def _recipe(editor: EditMethod) -> str:
     """Hash what targets depend on; mode, spread, prior and batch size are not among it."""
     spec: EditSpec = editor.spec
     parts = [
-        type(editor).__module__,
-        type(editor).__qualname__,
+        *editor.target_recipe,
         spec.layers[-1],
         spec.learning_rate,
         spec.steps,
@@ -158,6 +157,5 @@ def _recipe(editor: EditMethod) -> str:
         spec.kl_weight,
         spec.stop_loss,
         *spec.contexts,
-        *sorted(f"{name}={value}" for name, value in spec.options.items()),
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

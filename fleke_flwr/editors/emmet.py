@@ -30,6 +30,11 @@ class Emmet(Memit):
 
     options: ClassVar[Mapping[str, Scalar]] = {"equality": 0.1}
 
+    @property
+    def target_recipe(self) -> tuple[str, ...]:
+        """Take MEMIT's."""
+        return Memit(self.spec).target_recipe
+
     def check(self, model: EditableModel) -> None:
         """Refuse a weight that is not positive.
 

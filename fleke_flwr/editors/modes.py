@@ -65,9 +65,10 @@ def exchange_statistics(
         for group in modes.exchange_groups(editor.spec.mode, list(layer_of), exchange)
     ]
     wanted = [layer for group in groups for layer in group]
-    readings = editor.readings(model, requests, wanted)
     if editor.spec.mode == "anticipated":
         readings = anticipated(editor, model, requests, targets)
+    else:
+        readings = editor.readings(model, requests, wanted)
     return {_name(model, group): _statistics(editor, readings, targets, group) for group in groups}
 
 
@@ -251,7 +252,8 @@ def _solved(
     missing = [module for module in members if module not in priors]
     if missing:
         raise StatisticsError(
-            f"no prior for {', '.join(missing)}; compute the covariance of every edited layer"
+            f"no prior for {', '.join(missing)}; every edited layer needs its covariance, which "
+            "fleke covariance makes"
         )
     solved = solve_group(statistics, [priors[m] for m in members], mode == "anticipated")
     return dict(zip(members, solved, strict=True))

@@ -110,7 +110,7 @@ class Rome(UpdateEditor):
         self.check(model)
         (module,) = self.modules(model)
         if module not in priors:
-            raise StatisticsError(f"no prior for {module}; compute its covariance first")
+            raise StatisticsError(f"no prior for {module}; fleke covariance makes its covariance")
         # What enters the only edited layer depends on no edit, so all keys are read at once.
         found = _read_keys(model, self.spec, requests, self.text("key"))
         directions = _solve(priors[module], found)

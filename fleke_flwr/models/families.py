@@ -43,7 +43,7 @@ class Family:
     mlp : str
         The MLP, relative to a block; empty where it is no module.
     mlp_chain : tuple[str, ...]
-        The modules that make up such an MLP, in order.
+        The modules that make up such an MLP, in order; the last puts out what the MLP does.
     after_attention, after_mlp : str
         Norms behind the parts, before they are added; empty where there are none.
     parallel : bool
@@ -197,21 +197,22 @@ def family_of(model: PreTrainedModel) -> Family:
 
 
 def part_name(family: Family, name: Literal["attention", "mlp"]) -> str:
-    """Return the name of a part, relative to a block.
+    """Return the module that puts out what a part does, relative to a block.
+
+    Of an MLP that is a chain of modules it is the last one.
 
     Raises
     ------
     UnsupportedModelError
         If the family's blocks have no such module.
     """
-    found: str = getattr(family, name)
-    if found:
-        return found
-    having = sorted(row.model_type for row in FAMILIES.values() if getattr(row, name))
-    raise UnsupportedModelError(
-        f"blocks of type {family.model_type!r} have no module that is their {name}; blocks of "
-        f"these types have one: {', '.join(having)}"
-    )
+    found = family.attention if name == "attention" else family.mlp_modules[-1]
+    if not found:
+        raise UnsupportedModelError(
+            f"the row of type {family.model_type!r} does not name the {name} of its blocks; "
+            "complete it in fleke_flwr/models/families.py"
+        )
+    return found
 
 
 def _check_settings(family: Family, config: PreTrainedConfig) -> None:

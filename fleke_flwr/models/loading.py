@@ -30,6 +30,7 @@ from fleke_flwr.models.opt import keep_positions
 from fleke_flwr.models.orientation import is_transposed, weight_of
 from fleke_flwr.models.placement import placed
 from fleke_flwr.models.precision import use_float64
+from fleke_flwr.models.spreading import AUTO, spread
 
 # On a CPU larger batches only leave its cache: 400 records are judged in 2.7 s instead of 4.0 s.
 _CPU_TOKENS = 4096
@@ -97,7 +98,7 @@ class EditableModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Where tokens go in: with the embedding, wherever the other weights are."""
         return self._embedding.device
 
     @property
@@ -162,14 +163,14 @@ class EditableModel:
         return self.shape_of(self.module_name(layer))[1]
 
     def part(self, layer: int, name: PartName) -> nn.Module:
-        """Return a block, or the module in it that computes its attention or its MLP.
+        """Return a block, or the module in it that puts out what its attention or its MLP does.
 
         Raises
         ------
         ModelError
             If the model has no such layer.
         UnsupportedModelError
-            If the family's blocks have no such module.
+            If the family's row does not name that part.
         """
         self.module_name(layer)
         if name == "block":
@@ -262,7 +263,8 @@ def _load(config: ModelConfig, source: str, directory: Path | None) -> EditableM
         with no_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
             model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
-        nn.Module.to(model, torch.device(config.device))
+        if config.device != AUTO:
+            nn.Module.to(model, torch.device(config.device))
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(
             f"model {config.name!r} (device {config.device!r}) cannot be loaded: {error}"
@@ -273,6 +275,8 @@ def _load(config: ModelConfig, source: str, directory: Path | None) -> EditableM
     _prepare(model, tokenizer, config.name)
     if dtype == torch.float64:
         use_float64(model)
+    if config.device == AUTO:
+        spread(model, config.name)
     settings = directory / "editing.json" if directory else None
     return EditableModel(
         model=model,

@@ -93,7 +93,7 @@ def test_run_shows_the_table_and_the_report(
     assert (asked.seed, asked.clients, asked.data.edits) == (5, 3, 30)
     assert asked.output_dir == str(output)
     assert flower[0].clients == 3
-    assert not flower[0].uses_gpu
+    assert flower[0].gpus == 0
 
 
 def test_compare_adds_the_bound_to_a_single_strategy(
@@ -126,7 +126,7 @@ def test_a_gpu_is_asked_for_when_the_model_needs_it(
     flower: list[Simulation], config: Path, tmp_path: Path
 ) -> None:
     assert execute(["run", str(config), "model.device=cuda:0", "-o", str(tmp_path / "out")]) == 0
-    assert flower[0].uses_gpu
+    assert flower[0].gpus == 1
 
 
 def test_paths_become_independent_of_the_working_directory(

@@ -15,7 +15,6 @@ import torch
 
 from fleke_flwr.editors.base import EDITORS, Editor, StatisticsEditor
 from fleke_flwr.editors.modes import exchange_statistics
-from fleke_flwr.errors import UnsupportedModelError
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.families import FAMILIES
 from fleke_flwr.progress import Silent
@@ -29,8 +28,6 @@ NAMES = EDITORS.names()
 ADDITIVE = [n for n in NAMES if issubclass(EDITORS.get(n), Editor | StatisticsEditor)]
 # Every family, and the tiny models that are a family in another configuration.
 MODELS = sorted({*FAMILIES, *TINY})
-UNSUPPORTED = {("mend", "opt")}
-"""MEND asks for the matrices inside the MLP, and the MLP of an OPT block is no module."""
 
 # Subjects in front, at the end and alone, the longest prompt and target, and a duplicate.
 REQUESTS = [awkward_requests()[place] for place in (0, 2, 3, 5)]
@@ -48,10 +45,7 @@ def prepare(tiny_family: TinyFamily, load_tiny: LoadTiny, tmp_path: Path) -> Pre
 
 def pairs(names: list[str]) -> list[Any]:
     return [
-        pytest.param(name, family, id=f"{name}-{family}")
-        for family in MODELS
-        for name in names
-        if (name, family) not in UNSUPPORTED
+        pytest.param(name, family, id=f"{name}-{family}") for family in MODELS for name in names
     ]
 
 
@@ -171,9 +165,3 @@ def assert_adds_up(found: Cell) -> None:
 @pytest.mark.parametrize(("name", "family"), pairs(ADDITIVE))
 def test_one_by_one_is_together(name: str, family: str, prepare: Prepare) -> None:
     assert_adds_up(prepare(name, family))
-
-
-@pytest.mark.parametrize(("name", "family"), sorted(UNSUPPORTED))
-def test_what_cannot_be_edited_is_refused(name: str, family: str, prepare: Prepare) -> None:
-    with pytest.raises(UnsupportedModelError, match=family):
-        prepare(name, family)

@@ -21,7 +21,8 @@ def module(model: EditableModel, place: Place) -> nn.Module:
     block = model.blocks[layer]
     if part == "block":
         return block
-    return block.get_submodule(model.family.mlp if part == "mlp" else model.family.attention)
+    family = model.family
+    return block.get_submodule(family.mlp_modules[-1] if part == "mlp" else family.attention)
 
 
 def first(output: Any) -> Tensor:

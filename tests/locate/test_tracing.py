@@ -134,6 +134,7 @@ def test_it_holds_for_every_family(
     prompt = prompt_of(model, Fact("1", "In {} lives", "New Elster"))
     noise = fitted_noise(model, "s3", [prompt])
     settings = TraceSettings(samples=2, window=2).for_model(model)
+    assert settings.kinds == KINDS
     found = trace(model, prompt, noise, settings)
     drawn = noise.draw(settings.seed, prompt, 2, embedding_width(model))
     _, low, slow = slow_scores(model, prompt, drawn, settings.kinds, 2)

@@ -25,15 +25,22 @@ def mlp_matrices(model: EditableModel, layer: int) -> tuple[str, ...]:
     ModelError
         If the model has no such layer.
     UnsupportedModelError
-        If the family's blocks have no module for their MLP, or it holds fewer than two matrices.
+        If the family's row does not say what the MLP is made of, or it has fewer than two matrices.
     """
-    mlp = model.part(layer, "mlp")
-    prefix = f"{model.family.blocks}.{layer}.{model.family.mlp}"
-    found = [f"{prefix}.{name}" for name, module in mlp.named_modules() if _is_linear(module)]
+    model.module_name(layer)
+    family = model.family
+    block = f"{family.blocks}.{layer}"
+    found = [
+        ".".join(filter(None, (block, part, name)))
+        for part in filter(None, family.mlp_modules)
+        for name, module in model.blocks[layer].get_submodule(part).named_modules()
+        if _is_linear(module)
+    ]
     if len(found) < 2:
         raise UnsupportedModelError(
-            f"the MLP {prefix} of type {model.family.model_type!r} holds {len(found)} linear "
-            "modules, and MEND edits two or three; take another editor, for example malmen"
+            f"the row of type {family.model_type!r} names an MLP with {len(found)} linear modules, "
+            "and MEND edits two or three; add mlp or mlp_chain to it, or take another editor, for "
+            "example malmen"
         )
     return tuple(found)
 

@@ -77,7 +77,8 @@ def answer_states(model: EditableModel, texts: Sequence[Answered]) -> tuple[Tens
 def answer_logits(model: EditableModel, texts: Sequence[Answered]) -> tuple[Tensor, Tensor]:
     """Return logits ``(answer tokens, vocabulary)`` and the number of the text of each."""
     states, owners = answer_states(model, texts)
-    return model.logits(states).to(model.working_dtype), owners
+    logits = model.logits(states).to(model.working_dtype)
+    return logits, owners.to(logits.device)
 
 
 def per_text(values: Tensor, owners: Tensor, texts: Sequence[Answered]) -> Tensor:

@@ -340,8 +340,9 @@ class Trainer:
         return loss
 
     def _leaf(self, change: Tensor) -> Tensor:
-        """Return a change in the model's number format that collects its gradient."""
-        return change.to(device=self.model.device, dtype=self.model.dtype).requires_grad_()
+        """Return a copy of a change, in the model's number format, that collects its gradient."""
+        own = change.to(device=self.model.device, dtype=self.model.dtype, copy=True)
+        return own.requires_grad_()
 
     def _judge(self, lesson: Lesson, changes: Mapping[str, Tensor]) -> float:
         """Add the loss's gradients to the changes, batch by batch; return the loss."""

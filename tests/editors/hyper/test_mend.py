@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from fleke_flwr.editors.hyper.modules import mlp_matrices
 from fleke_flwr.editors.mend import Mend
 from fleke_flwr.errors import UnsupportedModelError
-from tests.conftest import LoadTiny
+from tests.conftest import LoadTiny, TinyFamily
 from tests.editors.cases import awkward_requests
 from tests.editors.hyper.networks import spec_of, write_random_network
 
@@ -38,11 +39,15 @@ def test_no_request_changes_nothing(load_tiny: LoadTiny, tiny_gpt2: Path, tmp_pa
     assert editor.priors(model, dict) == {}
 
 
-def test_a_family_without_an_mlp_module_is_refused(
-    load_tiny: LoadTiny, tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_that_does_not_name_the_mlp_is_refused(load_tiny: LoadTiny, tiny_gpt2: Path) -> None:
     model = load_tiny(tiny_gpt2)
-    part = model.part(1, "mlp")
-    monkeypatch.setattr(type(model), "part", lambda *_: part.act)
+    nameless = replace(model, family=replace(model.family, mlp=""))
     with pytest.raises(UnsupportedModelError, match="take another editor"):
-        mlp_matrices(model, 1)
+        mlp_matrices(nameless, 1)
+
+
+def test_an_mlp_that_is_a_chain_has_its_matrices(
+    load_tiny: LoadTiny, tiny_family: TinyFamily
+) -> None:
+    found = mlp_matrices(load_tiny(tiny_family("opt")), 1)
+    assert found == ("model.decoder.layers.1.fc1", "model.decoder.layers.1.fc2")
