@@ -97,6 +97,22 @@ def _check_single(config: RunConfig) -> None:
             "memory = 'statistics' solves everything so far from the base model, which is one "
             "batch; set memory to none or dynamic, or use fleke run with strategy=global"
         )
+    if config.memory == "dynamic":
+        _check_dynamic(config)
+
+
+def _check_dynamic(config: RunConfig) -> None:
+    if not issubclass(EDITORS.get(config.editor), Editor):
+        raise ConfigError(
+            f"memory = 'dynamic' with editor = {config.editor!r}: this command keeps keys of "
+            "editors with target vectors only; set memory=none, or use fleke run with "
+            "strategy=global"
+        )
+    if config.merge.beta0 != 1.0:
+        raise ConfigError(
+            f"merge.beta0 = {config.merge.beta0:g}: this command leaves the covariance as it is; "
+            "set it to 1, or use fleke run with strategy=global"
+        )
 
 
 def _batches(cases: Sequence[EvalCase], batch: int) -> Iterator[Sequence[EvalCase]]:
@@ -165,7 +181,7 @@ class EditSequence:
         for layer, matrix in keys.items():
             module = self.model.module_name(layer)
             known = self._past.get(module)
-            found = matrix * root
+            found = editor.system(matrix, torch.zeros_like(matrix))[0] * root
             self._past[module] = found if known is None else torch.cat([known, found], dim=1)
 
 

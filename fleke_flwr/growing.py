@@ -14,6 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from fleke_flwr.errors import StatisticsError
 from fleke_flwr.linalg import Prior, split_update, stack
 from fleke_flwr.types import LayerUpdate
 
@@ -33,7 +34,13 @@ class GrowingSystem:
         self._factor = torch.zeros(0, 0, dtype=torch.float64)
 
     def extend(self, keys: Tensor) -> None:
-        """Add columns ``(d_in, m)``: a block step of the Cholesky factorisation."""
+        """Add columns ``(d_in, m)``: a block step of the Cholesky factorisation.
+
+        Raises
+        ------
+        StatisticsError
+            If the prior is lost beside the keys.
+        """
         keys = keys.to(torch.float64)
         _, fresh = self.prior.leverage(keys)
         below = torch.linalg.solve_triangular(self._factor, self._unwhitened.T @ keys, upper=False)
@@ -43,7 +50,12 @@ class GrowingSystem:
         factor = torch.zeros(size + more, size + more, dtype=torch.float64)
         factor[:size, :size] = self._factor
         factor[size:, :size] = below.T
-        factor[size:, size:] = torch.linalg.cholesky((corner + corner.T) / 2)
+        factor[size:, size:], info = torch.linalg.cholesky_ex((corner + corner.T) / 2)
+        if int(info) != 0:
+            raise StatisticsError(
+                "the keys of these edits drown the prior: what one more of them adds is lost in "
+                "rounding; raise edit.ridge-weight"
+            )
         self._factor = factor
         self._unwhitened = torch.cat([self._unwhitened, fresh], dim=1)
 

@@ -139,6 +139,52 @@ class HeldBlock(TriangularBlock):
             matrix[start:, start:stop].addmm_(left, right.T)
 
 
+@dataclass(frozen=True)
+class ScaledIdentity(TriangularBlock):
+    """The prior ``a I``, of which nothing is held.
+
+    Parameters
+    ----------
+    width : int
+        ``d``.
+    weight : float
+        ``a``, above 0.
+    """
+
+    width: int
+    weight: float
+    jitter: ClassVar[float] = 0.0
+
+    @property
+    def size(self) -> int:
+        """Input width of the projection."""
+        return self.width
+
+    def factor(self) -> Tensor:
+        """Return ``sqrt(a) I``, written out."""
+        return torch.diag(self.signature())
+
+    def add_to(self, matrix: Tensor) -> None:
+        """Add ``a`` to the diagonal."""
+        matrix.diagonal().add_(self.weight)
+
+    def whiten(self, keys: Tensor) -> Tensor:
+        """Return ``U / sqrt(a)``."""
+        return keys / math.sqrt(self.weight)
+
+    def unwhiten(self, whitened: Tensor) -> Tensor:
+        """Return ``Y / sqrt(a)``."""
+        return whitened / math.sqrt(self.weight)
+
+    def whiten_and_solve(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``U / sqrt(a)`` and ``U / a``."""
+        return self.whiten(keys), keys / self.weight
+
+    def signature(self) -> Tensor:
+        """Return the diagonal of ``sqrt(a) I``."""
+        return torch.full((self.width,), math.sqrt(self.weight), dtype=torch.float64)
+
+
 class Subspace(ABC):
     """A prior that lets a projection change inside a subspace only, with one weight ``a`` there.
 

@@ -127,7 +127,7 @@ def test_many_columns_are_compressed_as_few() -> None:
     keys[6] = 2 * keys[0]
     found = compress(keys, residuals, 40)
     U, F = found.factors()
-    P, s, Vt = torch.linalg.svd(keys, full_matrices=False)
+    _, s, Vt = torch.linalg.svd(keys, full_matrices=False)
     assert U.shape == (7, 6)
     torch.testing.assert_close(U.norm(dim=0), s[:6])
     torch.testing.assert_close(F.abs(), (residuals @ Vt[:6].T).abs())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fleke_flwr.errors import StatisticsError
-from fleke_flwr.prior import HeldBlock, Prior, SubspaceBlock, stack
+from fleke_flwr.prior import HeldBlock, Prior, ScaledIdentity, SubspaceBlock, stack
 from tests.test_linalg import make
 
 
@@ -44,6 +44,19 @@ def test_leverage_is_whitening_twice() -> None:
     torch.testing.assert_close(gram, whitened.T @ whitened)
     torch.testing.assert_close(solved, prior.unwhiten(whitened))
     torch.testing.assert_close(prior.matrix() @ solved, keys)
+
+
+def test_a_scaled_identity_is_that_matrix() -> None:
+    keys = make(5, 1, 3, 0)[1]
+    plain, written = Prior.of([ScaledIdentity(5, 0.7)]), Prior.from_matrix(0.7 * torch.eye(5))
+    assert (plain.d_in, plain.rank, plain.jitters, plain.finite) == (5, 5, (0.0,), True)
+    for found, expected in zip(plain.leverage(keys), written.leverage(keys), strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(plain.whiten(keys), written.whiten(keys))
+    torch.testing.assert_close(plain.unwhiten(keys), written.unwhiten(keys))
+    torch.testing.assert_close(plain.matrix(), written.matrix())
+    torch.testing.assert_close(plain.blocks[0], written.blocks[0])
+    torch.testing.assert_close(plain.members[0].signature(), written.members[0].signature())
 
 
 def test_factors_are_asked_for_only_when_they_are_used() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 
 import torch
 
@@ -12,6 +11,7 @@ from fleke_flwr.editors.hyper.method import HyperMethod
 from fleke_flwr.editors.hyper.network import MalmenNetwork
 from fleke_flwr.linalg import Prior, compress
 from fleke_flwr.models import EditableModel
+from fleke_flwr.prior import ScaledIdentity
 from fleke_flwr.progress import Progress, Silent
 from fleke_flwr.types import EditRequest, LayerStatistics
 
@@ -50,12 +50,12 @@ class Malmen(HyperMethod, StatisticsEditor):
         """Return ``kappa_l I`` by module; no covariance is asked for."""
         network = self._network(model)
         return {
-            module: Prior.from_matrix(network.kappa(module) * torch.eye(d_in, dtype=torch.float64))
+            module: Prior.of([ScaledIdentity(d_in, network.kappa(module))])
             for module, (_, d_in) in network.shapes.items()
         }
 
     def _network(self, model: EditableModel) -> MalmenNetwork:
-        network = deepcopy(self.stored(model).network).double()
+        network = self.stored(model).network
         assert isinstance(network, MalmenNetwork)  # load_network checked the editor
         return network
 

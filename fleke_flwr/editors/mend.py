@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 
 import torch
 
@@ -37,7 +36,7 @@ class Mend(HyperMethod, UpdateEditor):
         progress: Progress = _SILENT,
     ) -> dict[str, LayerUpdate]:
         """Return the change of every edited module, as a product over tokens."""
-        network = deepcopy(self.stored(model).network).double()
+        network = self.stored(model).network
         assert isinstance(network, MendNetwork)  # load_network checked the editor
         found = {}
         for module, (keys, gradients) in self.rows(model, requests, progress).items():

@@ -280,6 +280,21 @@ def test_editing_in_batches_refuses_what_is_one_batch(settings: dict[str, Any]) 
         edit(config, directory, Silent(), batch=2)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"editor": f"{HERE}:Tokens"}, "target vectors only"), ({"merge__beta0": 2.0}, "beta0 = 2")],
+)
+def test_a_memory_that_is_not_kept_here_is_refused(
+    settings: dict[str, Any], changes: dict[str, Any], said: str
+) -> None:
+    directory = settings["directory"]
+    config = run_config(
+        settings["model"], settings["records"], directory, memory="dynamic", **changes
+    )
+    with pytest.raises(ConfigError, match=said):
+        edit(config, directory, Silent(), batch=2)
+
+
 def _sequence(config: RunConfig) -> EditSequence:
     model = load_model(config.model)
     spec = resolve_recipe(config, model)

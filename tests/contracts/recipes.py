@@ -106,6 +106,6 @@ def untrained(name: str, model: EditableModel, layers: Sequence[int], folder: Pa
         "tokens": "answer",
         "split": {"salt": ""},
     }
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_network(folder, network, card, [])
     return folder

@@ -165,3 +165,20 @@ def assert_adds_up(found: Cell) -> None:
 @pytest.mark.parametrize(("name", "family"), pairs(ADDITIVE))
 def test_one_by_one_is_together(name: str, family: str, prepare: Prepare) -> None:
     assert_adds_up(prepare(name, family))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_gives_nearly_the_same_edit(
+    name: str, dtype: str, tiny_family: TinyFamily, load_tiny: LoadTiny, tmp_path: Path
+) -> None:
+    path = tiny_family("llama")
+    edits = []
+    for precision in ("float32", dtype):
+        found = cell(name, load_tiny(path, precision), tmp_path / precision)
+        before = Snapshot(found.model)
+        updates = found.edit(REQUESTS)
+        before.assert_unchanged()
+        assert_fitting(found, updates)
+        edits.append(torch.cat([update.dense().flatten() for update in updates.values()]))
+    assert torch.cosine_similarity(edits[0], edits[1], dim=0) > 0.9

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from fleke_flwr.editors import EDITORS, Targets
+from fleke_flwr.editors import EDITORS, Editor, Targets
 from fleke_flwr.editors.cache import Found, forget_targets, targets_cached
 from fleke_flwr.editors.memit import Memit
 from fleke_flwr.models import EditableModel
@@ -86,3 +87,28 @@ def test_no_requests(model: EditableModel) -> None:
 
 def test_memit_is_registered() -> None:
     assert EDITORS.get("memit") is Memit
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [("memit", "emmet"), ("alphaedit", "memit"), ("adaple", "pmet")]
+)
+def test_editors_with_the_same_targets_share_them(
+    first: str, second: str, model: EditableModel
+) -> None:
+    requests = awkward_requests()[:2]
+    editors = [EDITORS.get(name)(replace(spec_of(model), editor=name)) for name in (first, second)]
+    found = []
+    for editor in editors:
+        assert isinstance(editor, Editor)
+        found.append(targets_cached(editor, model, "s", requests, Silent()))
+    assert [counts(one) for one in found] == [(2, 0), (0, 2)]
+    assert torch.equal(found[0].targets.vectors, found[1].targets.vectors)
+
+
+def test_an_option_of_the_prior_is_none_of_the_targets(model: EditableModel) -> None:
+    requests = awkward_requests()[:1]
+    for equality, expected in ((0.1, (1, 0)), (0.2, (0, 1))):
+        spec = replace(spec_of(model), editor="emmet", options={"equality": equality})
+        editor = EDITORS.get("emmet")(spec)
+        assert isinstance(editor, Editor)
+        assert counts(targets_cached(editor, model, "s", requests, Silent())) == expected

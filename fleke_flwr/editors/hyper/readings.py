@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fleke_flwr.errors import RequestError
+from fleke_flwr.errors import RequestError, StatisticsError
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.tokens import encode, pad_batch, target_ids
 
@@ -50,7 +50,7 @@ def answered(model: EditableModel, prompt: str, answer: str) -> Answered:
     RequestError
         If together they are longer than the model can read.
     """
-    start, tokens = encode(model, prompt), target_ids(model, answer)
+    start, tokens = encode(model, prompt), target_ids(model, answer.strip())
     ids = (*start, *tokens[:-1])
     if len(ids) > model.max_positions:
         raise RequestError(
@@ -141,19 +141,35 @@ def read_tokens(
         that the loss does not reach are left out.
     batch_tokens : int
         Upper bound of the tokens in one pass.
+
+    Raises
+    ------
+    StatisticsError
+        If a loss or a gradient is not finite.
     """
     found: list[dict[str, TokenRows]] = [{} for _ in texts]
     for batch in batches(model, texts, batch_tokens):
         chosen = [texts[number] for number in batch]
         with _watched(model.model, modules) as (inputs, outputs), torch.enable_grad():
             losses = answer_losses(model, chosen)
+            _check_finite(losses)
             gradients = torch.autograd.grad(losses.sum(), [outputs[name] for name in modules])
+        for gradient in gradients:
+            _check_finite(gradient)
         for name, gradient in zip(modules, gradients, strict=True):
             for row, number in enumerate(batch):
                 found[number][name] = _rows(
                     inputs[name][row], gradient, (row, texts[number]), tokens
                 )
     return found
+
+
+def _check_finite(values: Tensor) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise StatisticsError(
+            "losses or gradients of requests are NaN or infinite before anything was edited: the "
+            "model overflows on their prompts; use model.dtype = float32 or bfloat16"
+        )
 
 
 def _rows(keys: Tensor, gradient: Tensor, place: tuple[int, Answered], tokens: str) -> TokenRows:

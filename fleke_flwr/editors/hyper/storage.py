@@ -39,7 +39,7 @@ class StoredNetwork:
     directory : Path
         Where it lies.
     network : HyperNetwork
-        In float32, frozen.
+        In float64, frozen.
     card : Mapping[str, Any]
         Content of its JSON file.
     content_hash : str
@@ -168,7 +168,7 @@ def _read(directory: Path, hashed: str) -> StoredNetwork:
     tensors, _ = read_tensors(directory / TENSORS)
     trained = frozenset(tensors.pop(_SUBJECTS, torch.empty(0)).tolist())
     network = network_of(card, tensors, directory)
-    network.requires_grad_(False)
+    network.double().requires_grad_(False)
     return StoredNetwork(directory, network, card, hashed, trained)
 
 

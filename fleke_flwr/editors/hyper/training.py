@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ from fleke_flwr.editors.hyper.readings import (
 from fleke_flwr.editors.hyper.settings import TrainingSettings
 from fleke_flwr.editors.hyper.storage import save_network
 from fleke_flwr.editors.hyper.subjects import SALT, split_by_subject, subject_digest
-from fleke_flwr.errors import DataError
+from fleke_flwr.errors import DataError, StatisticsError
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.weights import substituted
 from fleke_flwr.progress import Progress
@@ -226,7 +227,11 @@ def _run(
     progress.advance(PHASE, standing.step)
     losses: list[float] = []
     while standing.step < order.steps and standing.waited < settings.patience:
-        losses.append(trainer.step(standing.step))
+        loss = _or_nan(lambda: trainer.step(standing.step))
+        if not math.isfinite(loss):
+            progress.line(_diverged(f"the loss of step {standing.step + 1}"))
+            break
+        losses.append(loss)
         standing.step += 1
         progress.advance(PHASE, 1)
         standing.seconds = time.monotonic() - began
@@ -234,6 +239,9 @@ def _run(
         if standing.step % settings.check_every and standing.step < order.steps and not late:
             continue
         scores = exam.take(trainer.network)
+        if not math.isfinite(scores.loss):
+            progress.line(_diverged(f"the validation loss behind step {standing.step}"))
+            break
         standing.note(sum(losses) / len(losses), scores, trainer.network)
         losses.clear()
         progress.line(f"step {standing.step}, {standing.seconds:.0f} s: {scores.line()}")
@@ -241,6 +249,21 @@ def _run(
         if late:
             progress.line(f"the {order.minutes:g} minutes are over")
             break
+
+
+def _or_nan(step: Callable[[], float]) -> float:
+    """Return a step's loss; without one, where its ridge cannot be solved any more, NaN."""
+    try:
+        return step()
+    except StatisticsError:
+        return math.nan
+
+
+def _diverged(what: str) -> str:
+    return (
+        f"{what} is NaN or infinite: training ends here, and the best network so far is kept; "
+        "lower --set learning-rate or scalar-rate"
+    )
 
 
 class Trainer:

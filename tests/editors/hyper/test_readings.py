@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fleke_flwr.editors.hyper.readings import answer_losses, answered, joined, read_tokens
-from fleke_flwr.errors import RequestError
+from fleke_flwr.errors import RequestError, StatisticsError
 from fleke_flwr.models.weights import substituted
 from tests.conftest import LoadTiny
 from tests.editors.cases import awkward_requests
@@ -86,3 +86,20 @@ def test_the_model_is_as_before(load_tiny: LoadTiny, tiny_gpt2: Path) -> None:
 def test_too_long_a_text_is_refused(load_tiny: LoadTiny, tiny_gpt2: Path) -> None:
     with pytest.raises(RequestError, match="shorten"):
         answered(load_tiny(tiny_gpt2), "river " * 90, "a very long answer about the cold river")
+
+
+def test_a_model_that_overflows_is_refused(load_tiny: LoadTiny, tiny_gpt2: Path) -> None:
+    model = load_tiny(tiny_gpt2, "float16")
+    texts = [answered(model, item.text, item.target) for item in awkward_requests()]
+    large = torch.full(model.shape_of(model.module_name(3)), 6e4, dtype=torch.float16)
+    with (
+        substituted(model.model, {model.module_name(3): large}),
+        pytest.raises(StatisticsError, match="the model overflows"),
+    ):
+        read_tokens(model, [model.module_name(1)], texts, "all", 4096)
+
+
+def test_spaces_around_an_answer_do_not_count(load_tiny: LoadTiny, tiny_gpt2: Path) -> None:
+    model = load_tiny(tiny_gpt2)
+    plain = answered(model, "Mira Tolen lives in", "Borvik")
+    assert answered(model, "Mira Tolen lives in", " Borvik ") == plain

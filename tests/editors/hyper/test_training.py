@@ -119,3 +119,25 @@ def test_impossible_settings_are_refused(texts: dict[str, str], said: str) -> No
 def test_settings_are_read_from_texts() -> None:
     found = TrainingSettings().with_texts({"learning-rate": "1e-5", "rank": "4", "tokens": "all"})
     assert (found.learning_rate, found.rank, found.tokens) == (1e-5, 4, "all")
+
+
+@pytest.mark.parametrize("editor", ["malmen", "mend"])
+def test_what_was_best_is_kept_when_the_loss_is_lost(
+    editor: str, model: EditableModel, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, learning_rate=1e30, scalar_rate=1e30)
+    watching = Noting()
+    place = (tmp_path, False)
+    card = train_network(model, cases(60), order_of(editor, 8, settings), place, watching)
+    assert card["steps"] < 8
+    assert "lower --set learning-rate" in watching.lines[-1]
+    found = load_network(tmp_path, editor, model)
+    assert all(bool(value.isfinite().all()) for value in found.network.state_dict().values())
+
+
+class Noting(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
