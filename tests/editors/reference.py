@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fleke_flwr.editors.rows import KL_TEMPLATE
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.tokens import encode, pad_batch, subject_position, target_ids
 from fleke_flwr.spec import EditSpec
@@ -78,7 +77,7 @@ def lay_out(model: EditableModel, spec: EditSpec, request: EditRequest) -> Laid:
         ids, position = subject_position(model, template, request.subject)
         sequences.append(ids + labels[:-1])
         positions.append(position)
-    ids, position = subject_position(model, KL_TEMPLATE, request.subject)
+    ids, position = subject_position(model, "{} is a", request.subject)
     sequences.append(ids)
     positions.append(position)
     padded, lengths = pad_batch(model, sequences)

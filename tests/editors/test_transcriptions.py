@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from fleke_flwr.editors.alphaedit import AlphaEdit
 from fleke_flwr.editors.base import Editor
@@ -22,7 +23,7 @@ from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Silent
 from fleke_flwr.spec import EditSpec
 from fleke_flwr.types import EditRequest
-from tests.conftest import corpus
+from tests.conftest import corpus, save_tiny, train_tokenizer
 from tests.editors import transcriptions
 from tests.editors.cases import awkward_requests
 from tests.editors.reference import one_pmet_target, one_target, spec_of
@@ -43,7 +44,19 @@ class Scene:
     pmet: Tensor
 
 
-@pytest.fixture(params=["tiny_gpt2", "tiny_llama"], scope="module")
+@pytest.fixture(scope="module")
+def narrow_gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a GPT-2 whose projections are as wide as there are requests: no dual form is used."""
+    tokenizer = train_tokenizer(add_bos=False)
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=96, n_embd=32, n_layer=4, n_head=4, n_inner=5,
+        initializer_range=0.3, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(2)
+    return save_tiny(tmp_path_factory.mktemp("narrow"), GPT2LMHeadModel(config), tokenizer)
+
+
+@pytest.fixture(params=["tiny_gpt2", "tiny_llama", "narrow_gpt2"], scope="module")
 def scene(
     request: pytest.FixtureRequest,
     load_tiny: Callable[..., EditableModel],

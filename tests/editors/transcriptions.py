@@ -5,8 +5,8 @@ target vectors, ``H (d, n)`` what they are compared with, ``K (f, n)`` keys, ``R
 ``C0 (f, f)`` second moments of ordinary keys, unweighted.
 
 Sources: the layer loop of MEMIT (``execute_memit``), the updates of PMET, EMMET and AlphaEdit as
-their papers and codes write them, ``algorithms.md`` 1.7, 2.4, 2.8 and 2.9. Nothing here is shared
-with the code it judges but the model and the tokens of a prompt.
+their papers and codes write them. Nothing here is shared with the code it judges but the model and
+the tokens of a prompt.
 """
 
 from __future__ import annotations
