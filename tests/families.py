@@ -10,6 +10,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GemmaConfig,
     GPTJConfig,
@@ -39,6 +40,18 @@ _USUAL: dict[str, Any] = {
 }
 _LOCAL = "sliding_attention"
 _GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+
+
+def with_images(**text: Any) -> Gemma3Config:
+    """Return the configuration of a model that also reads images."""
+    vision = {
+        "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "image_size": 28, "patch_size": 14,
+    }  # fmt: skip
+    tying = {"tie_word_embeddings": True}
+    return Gemma3Config(
+        text_config={**text, **tying}, vision_config=vision, mm_tokens_per_image=4, **tying
+    )
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,17 @@ TINY: dict[str, Tiny] = {
             "sliding_window": WINDOW,
             "query_pre_attn_scalar": 8,
             "layer_types": [_LOCAL, _LOCAL, "full_attention", _LOCAL],
+        },
+    ),
+    "gemma3": Tiny(
+        with_images,
+        True,
+        {
+            **_GROUPED,
+            "intermediate_size": 58,
+            "sliding_window": WINDOW,
+            "query_pre_attn_scalar": 8,
+            "layer_types": [_LOCAL, "full_attention", _LOCAL, _LOCAL],
         },
     ),
 }

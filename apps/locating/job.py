@@ -15,6 +15,7 @@ from fleke_flwr.apps.locating.knowledge import Knowledge, ask
 from fleke_flwr.apps.locating.records import Records, read_facts
 from fleke_flwr.apps.locating.results import (
     effects_of,
+    missing_settings,
     suggestion_of,
     summary_of,
     write_preset,
@@ -113,7 +114,7 @@ def run_trace(order: TraceOrder, output: Path | None, console: Console) -> Path:
         directory = prepare(output)
         content, traces = _traced(order, model, records, directory, progress)
     page = write_page(directory, content, traces)
-    show(content, records, console)
+    show(content, records, directory, console)
     console.print(f"\nreport: {page}", markup=False, highlight=False, soft_wrap=True)
     return directory
 
@@ -146,6 +147,7 @@ def _traced(
             "type": model.family.model_type,
             "layers": model.num_layers,
             "dtype": str(model.dtype).removeprefix("torch."),
+            "missing_settings": missing_settings(model),
         },
         "data": order.data,
         "settings": _described(settings, noise, order),

@@ -58,7 +58,8 @@ def ask(
         If the model knows none of them.
     """
     found = Knowledge()
-    progress.start(PHASE, limit or len(records))
+    total = min(limit, len(records)) if limit else len(records)
+    progress.start(PHASE, total)
     for start in range(0, len(records), _AT_ONCE):
         part = records[start : start + _AT_ONCE]
         questions = [(item.fact.text, item.fact.answer) for item in part if item.fact.answer]
@@ -80,5 +81,5 @@ def ask(
             "facts that it knows, or leave the answers out to trace what it says itself"
         )
     if limit:
-        progress.advance(PHASE, limit - len(found.known))
+        progress.advance(PHASE, total - len(found.known))
     return found

@@ -15,9 +15,10 @@ from fleke_flwr.data.readings import EMBEDDED
 from fleke_flwr.data.rows import Row
 from fleke_flwr.data.schema import OWN, read_record, schema_of
 from fleke_flwr.errors import DataError, FlekeError, RequestError
+from fleke_flwr.evaluation.answers import _check_length
 from fleke_flwr.locate.facts import Fact, Prompt, prompt_of
 from fleke_flwr.models.loading import EditableModel
-from fleke_flwr.models.tokens import SLOT
+from fleke_flwr.models.tokens import SLOT, target_ids
 from fleke_flwr.types import EvalCase
 
 _ANSWERS = ("attribute", "original", "target")
@@ -86,10 +87,11 @@ def read_facts(model: EditableModel, data: DataConfig) -> Records:
     for index, row in enumerate(_rows(data)):
         try:
             fact, case = _fact(row, index, data)
+            prompt = _checked(model, fact)
             earlier = asked.setdefault((fact.template, fact.subject), row.place)
             if earlier != row.place:
                 raise RequestError(f"asks what {earlier} asks already")
-            found.usable.append(Record(row.place, fact, prompt_of(model, fact), case))
+            found.usable.append(Record(row.place, fact, prompt, case))
         except FlekeError as error:
             found.unusable[row.place] = str(error)
     if not found.usable:
@@ -99,6 +101,21 @@ def read_facts(model: EditableModel, data: DataConfig) -> Records:
             "and, if known, the attribute, as in ROME's known_1000"
         )
     return found
+
+
+def _checked(model: EditableModel, fact: Fact) -> Prompt:
+    """Return a fact's prompt, having made sure that its answer can be judged.
+
+    Raises
+    ------
+    RequestError
+        If the tokenizer cannot express one of them, or both are too long together.
+    """
+    prompt = prompt_of(model, fact)
+    if fact.answer:
+        tokens = target_ids(model, fact.answer)
+        _check_length(model, fact.text, fact.answer, len(prompt.ids) + len(tokens) - 1)
+    return prompt
 
 
 def _rows(data: DataConfig) -> Iterable[Row]:

@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from fleke_flwr.apps.locating.records import Records
+from fleke_flwr.apps.locating.sentences import run_command, shown_half, still_missing
 from fleke_flwr.apps.tables import percent
 from fleke_flwr.locate.effects import LAST_SUBJECT
 
 MEASURES = ("efficacy", "paraphrase", "neighborhood", "score")
 
 
-def show(content: Mapping[str, Any], records: Records, console: Console) -> None:
-    """Print counts, the effects at the last subject token by layer, and the suggested layers."""
+def show(content: Mapping[str, Any], records: Records, directory: Path, console: Console) -> None:
+    """Print counts, the effects at the last subject token by layer, and the suggested layers.
+
+    Parameters
+    ----------
+    content : Mapping[str, Any]
+        Content of ``trace.json``.
+    records : Records
+        What the data set holds.
+    directory : Path
+        Of the results.
+    console : Console
+        Where to.
+    """
     for text in spoken(content, records):
         console.print(text, markup=False, highlight=False, soft_wrap=True)
     console.print(_table(content), soft_wrap=not console.is_terminal)
-    suggestion = content["suggestion"]
-    if suggestion is None:
-        text = "no layers suggested: MLPs were not traced, or have no effect beyond its interval"
-    else:
-        text = f"suggested layers: {_named(suggestion['layers'])}; {suggestion['rule']}"
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    for text in _suggestion(content, directory):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def spoken(content: Mapping[str, Any], records: Records) -> list[str]:
@@ -37,7 +47,19 @@ def spoken(content: Mapping[str, Any], records: Records) -> list[str]:
         f"{counts['traced']} known facts traced; {counts['unknown']} of {counts['asked']} that "
         f"were asked for are not known{more}",
         f"probability of the answer {content['high']:.3f}, with the subject corrupted "
-        f"{content['low']:.3f}: average total effect {total['value']:.3f} ± {total['ci95']:.3f}",
+        f"{content['low']:.3f}: average total effect {total['value']:.3f} ± "
+        f"{shown_half(total['ci95'])}",
+    ]
+
+
+def _suggestion(content: Mapping[str, Any], directory: Path) -> list[str]:
+    suggestion, missing = content["suggestion"], still_missing(content)
+    if suggestion is None:
+        return [f"no layers suggested: {content['why_none']}"]
+    return [
+        f"suggested layers: {_named(suggestion['layers'])}; {suggestion['rule']}",
+        *([missing] if missing else []),
+        f"to edit them: {run_command(content, directory)}",
     ]
 
 

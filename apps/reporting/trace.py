@@ -94,7 +94,8 @@ def one_fact(trace: Trace, number: int, window: int) -> Picture:
 def by_layer(content: Mapping[str, Any]) -> Picture | None:
     """Effects at the last subject token by layer, and edits of each single layer beside them."""
     effects, edited = content["effects"], content["edited"]
-    if not next(iter(effects.values()))[LAST_SUBJECT]["aie"]:
+    facts = next(iter(effects.values()))[LAST_SUBJECT]["tokens"]
+    if not facts:
         return None
     layers = range(content["model"]["layers"])
     rows = {row["layers"][0]: row for row in edited["at"][: len(layers)]} if edited else {}
@@ -119,11 +120,13 @@ def by_layer(content: Mapping[str, Any]) -> Picture | None:
         for axes in every:
             _by_layer_axis(axes, content["suggestion"], theme)
 
+    bounds = " with 95 % intervals" if facts > 1 else ""
     editor = f", and {edited['edits']} edits of that layer alone" if edited else ""
+    shaded = " Shaded: the suggested layers." if content["suggestion"] else ""
     return Picture(
         "layers",
         "Last subject token, layer by layer",
-        f"Average indirect effect with 95 % intervals{editor}. Shaded: the suggested layers.",
+        f"Average indirect effect{bounds}{editor}.{shaded}",
         draw,
         (9.4 if edited else 6.0, 3.7),
         data,
@@ -137,14 +140,15 @@ def _curves(
     for kind in kinds:
         shade = _shade(kind, theme)
         values = [item[kind] for item in data]
-        halves = [item[f"{kind}_ci95"] for item in data]
-        low, high = (
-            [value + sign * half for value, half in zip(values, halves, strict=True)]
-            for sign in (-1, 1)
-        )
         stroke = "--" if kind.startswith("severed") else "-"
         axes.plot(x, values, stroke, color=shade, marker="o", markersize=3, label=_KINDS[kind][0])
-        axes.fill_between(x, low, high, color=shade, alpha=0.18, linewidth=0)
+        halves = [item[f"{kind}_ci95"] for item in data]
+        if None not in halves:
+            low, high = (
+                [value + sign * half for value, half in zip(values, halves, strict=True)]
+                for sign in (-1, 1)
+            )
+            axes.fill_between(x, low, high, color=shade, alpha=0.18, linewidth=0)
     axes.set_ylabel("average indirect effect")
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     axes.legend(fontsize=7.5, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=2)

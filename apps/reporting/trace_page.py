@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from fleke_flwr.apps.locating.sentences import run_command, shown_half, still_missing
 from fleke_flwr.apps.reporting.cells import DASH, grid, headings, interval, line
 from fleke_flwr.apps.reporting.parts import Section, contents, folded, shown
 from fleke_flwr.apps.reporting.picture import DARK, LIGHT, Picture, Theme
@@ -47,7 +48,7 @@ def write_page(directory: Path, content: Mapping[str, Any], traces: Sequence[Tra
         Section("What was traced", _settings(content)),
         Section(average.title, show(average)),
         *([Section(curves.title, show(curves))] if curves else []),
-        Section("Suggested layers", _suggestion(content)),
+        Section("Suggested layers", _suggestion(content, directory)),
         *([Section("Edits by layer", _edits(content["edited"]))] if content["edited"] else []),
         Section("Single facts", "".join(show(fact, fact.title) for fact in facts)),
         *_left_out(content),
@@ -70,13 +71,10 @@ def summary(content: Mapping[str, Any]) -> str:
     said = (
         f"{content['counts']['traced']} known facts. Corrupting the subject takes the probability "
         f"of the answer from {content['high']:.2f} to {content['low']:.2f}, an average total "
-        f"effect of {total['value']:.3f} ± {total['ci95']:.3f}."
+        f"effect of {total['value']:.3f} ± {shown_half(total['ci95'])}."
     )
     if suggestion is None:
-        return (
-            f"{said} No layers are suggested: MLPs were not traced, or have no effect beyond its "
-            "interval."
-        )
+        return f"{said} No layers are suggested: {content['why_none']}."
     layers = ", ".join(map(str, suggestion["layers"]))
     return f"{said} Suggested to be edited: layer{'s' * (',' in layers)} {layers}."
 
@@ -143,20 +141,21 @@ def _settings(content: Mapping[str, Any]) -> str:
     return f"<dl>{items}</dl>"
 
 
-def _suggestion(content: Mapping[str, Any]) -> str:
-    suggestion = content["suggestion"]
+def _suggestion(content: Mapping[str, Any], directory: Path) -> str:
+    suggestion, missing = content["suggestion"], still_missing(content)
     if suggestion is None:
-        return (
-            "<p>None: MLPs were not traced, or what restoring them gives back is within its "
-            "interval.</p>"
-        )
-    rule = suggestion["rule"]
+        return f"<p>None: {escape(content['why_none'])}.</p>"
     return (
-        f"<p>{escape(rule[0].upper() + rule[1:])}.</p>"
-        "<p>They are in <code>layers.toml</code> beside this page:</p>"
-        "<pre>fleke run demo edit.preset=layers.toml</pre>"
+        f"<p>{_sentence(suggestion['rule'])}</p>"
+        f"<p>They are in <code>layers.toml</code> beside this page"
+        f"{f'. {_sentence(missing)} Then' if missing else ''}:</p>"
+        f"<pre>{escape(run_command(content, directory))}</pre>"
         f"{_by_layer(content)}"
     )
+
+
+def _sentence(text: str) -> str:
+    return f"{escape(text[0].upper() + text[1:])}."
 
 
 def _by_layer(content: Mapping[str, Any]) -> str:
@@ -167,7 +166,7 @@ def _by_layer(content: Mapping[str, Any]) -> str:
             [
                 str(layer),
                 *(
-                    f"{row['aie'][layer]:.3f} <small>± {row['ci95'][layer]:.3f}</small>"
+                    f"{row['aie'][layer]:.3f} <small>± {shown_half(row['ci95'][layer])}</small>"
                     if row["aie"]
                     else DASH
                     for row in rows

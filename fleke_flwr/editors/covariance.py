@@ -27,6 +27,7 @@ from fleke_flwr.errors import ConfigError, DataError, StatisticsError
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.forward import run_block_at, run_blocks, segment
 from fleke_flwr.models.hooks import captured_keys
+from fleke_flwr.models.placement import take
 from fleke_flwr.models.tokens import pad_batch
 from fleke_flwr.prior import Prior
 from fleke_flwr.progress import Progress
@@ -227,11 +228,11 @@ def _stream(
 def _batches(model: EditableModel, texts: Sequence[str], tokens: int) -> Iterator[list[list[int]]]:
     """Cut the corpus, in its order, into batches that depend on nothing but their content."""
     batch: list[list[int]] = []
-    left = tokens
+    left, longest_read = tokens, min(model.max_positions, _BATCH_TOKENS)
     for text in texts:
         if left <= 0:
             break
-        row = list(model.tokenizer(text)["input_ids"])[: min(model.max_positions, left)]
+        row = list(model.tokenizer(text)["input_ids"])[: min(longest_read, left)]
         if not row:
             continue
         left -= len(row)
@@ -255,7 +256,7 @@ def _accumulate(model: EditableModel, batch: Sequence[Sequence[int]], sums: _Sum
         hidden, _ = run_blocks(model, hidden, part, 0, top)
         run_block_at(model, top, [(hidden, part, (where[0], where[1]))])
     for layer, keys in captured.items():
-        found = (keys if keys.ndim == 2 else keys[where]).to(torch.float64)
+        found = (keys if keys.ndim == 2 else take(keys, where)).to(torch.float64)
         sums.by_layer[layer] += (found.T @ found).cpu()
     sums.count += int(lengths.sum())
     sums.batches += 1

@@ -129,7 +129,7 @@ def _judge_batch(
     for row, found in enumerate(reads):
         for read in found:
             places.setdefault((row, read.position), []).append(read)
-    at_once = max(1, _UNEMBEDDED // model.model.config.vocab_size)
+    at_once = max(1, _UNEMBEDDED // model.config.vocab_size)
     for start in range(0, len(places), at_once):
         part = dict(list(places.items())[start : start + at_once])
         rows, positions = (torch.tensor(values) for values in zip(*part, strict=True))

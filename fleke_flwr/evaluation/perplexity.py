@@ -22,6 +22,7 @@ from torch import Tensor
 from fleke_flwr.config import EvaluationConfig
 from fleke_flwr.errors import DataError
 from fleke_flwr.models.loading import EditableModel
+from fleke_flwr.models.placement import take
 from fleke_flwr.models.tokens import pad_batch
 
 Window = tuple[int, ...]
@@ -233,10 +234,10 @@ def _read(model: EditableModel, texts: Sequence[Window]) -> Tensor:
     ).last_hidden_state
     rows, positions = mask[:, 1:].nonzero(as_tuple=True)
     losses = torch.zeros(len(texts), dtype=torch.float64)
-    at_once = max(1, _UNEMBEDDED // model.model.config.vocab_size)
+    at_once = max(1, _UNEMBEDDED // model.config.vocab_size)
     for start in range(0, len(rows), at_once):
         some, places = rows[start : start + at_once], positions[start : start + at_once]
-        logits = model.logits(hidden[some, places]).to(model.working_dtype)
-        right = logits.gather(1, ids[some, places + 1, None])[:, 0]
+        logits = model.logits(take(hidden, (some, places))).to(model.working_dtype)
+        right = logits.gather(1, ids[some, places + 1, None].to(logits.device))[:, 0]
         losses.index_add_(0, some.cpu(), (logits.logsumexp(dim=1) - right).double().cpu())
     return losses

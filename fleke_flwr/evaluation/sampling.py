@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from fleke_flwr.models.loading import EditableModel
+from fleke_flwr.models.placement import take
 from fleke_flwr.models.tokens import encode
 
 _TOP_K = 5
@@ -131,7 +132,7 @@ def _continue(
             input_ids=ids[:, start:stop].to(model.device), past_key_values=cache, use_cache=True
         )
         rows = (ends <= stop).nonzero()[:, 0]
-        logits = model.logits(output.last_hidden_state[rows.to(model.device), -1])
+        logits = model.logits(take(output.last_hidden_state[:, -1], rows))
         ids[rows, stop] = _sample(logits.to(model.working_dtype), chances[rows, stop])
         start = stop
     return [[*row, *prompt[length:]] for row, prompt in zip(ids.tolist(), prompts, strict=True)]

@@ -30,14 +30,16 @@ class Mean:
 
     Parameters
     ----------
-    value, half : float
-        Of the population deviation, as in the papers' notebook.
+    value : float
+        The mean.
+    half : float or None
+        Of the population deviation, as in the papers' notebook; a single value has no interval.
     count : int
         How many values.
     """
 
     value: float
-    half: float
+    half: float | None
     count: int
 
 
@@ -80,8 +82,9 @@ def role_of(trace: Trace, token: int) -> str:
 
 def mean_of(values: Sequence[float]) -> Mean:
     """Return mean and interval of some values, one at least."""
-    half = 1.96 * pstdev(values) / math.sqrt(len(values))
-    return Mean(fmean(values), half, len(values))
+    count = len(values)
+    half = 1.96 * pstdev(values) / math.sqrt(count) if count > 1 else None
+    return Mean(fmean(values), half, count)
 
 
 def total_effect(traces: Sequence[Trace]) -> Mean:

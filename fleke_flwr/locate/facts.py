@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fleke_flwr.errors import RequestError
 from fleke_flwr.models.loading import EditableModel
-from fleke_flwr.models.tokens import SLOT, encode_with_spans, fill
+from fleke_flwr.models.tokens import SLOT, encode_with_spans, fill, last_token_before
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,17 @@ def prompt_of(model: EditableModel, fact: Fact) -> Prompt:
     Raises
     ------
     RequestError
-        If the template has not exactly one slot, the subject is empty, or the text is too long.
+        If the template has not exactly one slot, the subject is empty, the text is too long, or the
+        tokenizer makes nothing of the subject.
     """
     if not fact.subject.strip():
         raise RequestError(f"fact {fact.name!r}: the subject is empty; name what the fact is about")
     text, end = fill(fact.template, fact.subject)
     begin = end - len(fact.subject)
     ids, spans = encode_with_spans(model, text)
-    inside = [i for i, (start, stop) in enumerate(spans) if max(start, begin) < min(stop, end)]
-    tokens = _shown(model, text, ids, spans)
-    return Prompt(tuple(ids), tokens, inside[0], inside[-1] + 1)
+    last = last_token_before(spans, end, fact.subject)
+    first = next(i for i, (start, stop) in enumerate(spans) if stop > max(start, begin))
+    return Prompt(tuple(ids), _shown(model, text, ids, spans), first, last + 1)
 
 
 def _shown(

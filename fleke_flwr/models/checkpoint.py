@@ -70,21 +70,28 @@ class Checkpoint:
         found = {path.name for kind in _OTHER_FORMATS for path in self.directory.glob(kind)}
         return sorted(found)
 
-    def name_of(self, module: str, prefix: str) -> str:
+    def name_of(self, module: str) -> str:
         """Return what the files call the weight of a module.
 
-        Checkpoints saved from the model without its head lack the prefix of the base model.
+        Checkpoints saved from the model without its head, or from a larger model that it is a part
+        of, have other names in front; what follows from the list of blocks on is the same.
 
         Raises
         ------
         ModelError
-            If no tensor has that name.
+            If no tensor has that name, or several have.
         """
         whole = f"{module}.weight"
-        for name in (whole, whole.removeprefix(f"{prefix}.")):
-            if name in self.files:
-                return name
-        raise ModelError(f"model directory {self.directory}: no tensor {whole!r} in its files")
+        parts = whole.split(".")
+        numbered = [place for place, part in enumerate(parts) if part.isdigit()]
+        for start in range(numbered[0] if numbered else 1):
+            tail = ".".join(parts[start:])
+            found = [name for name in self.files if name == tail or name.endswith(f".{tail}")]
+            if len(found) == 1:
+                return found[0]
+        raise ModelError(
+            f"model directory {self.directory}: no tensor {whole!r}, or several, in its files"
+        )
 
     def read(self, name: str) -> Tensor:
         """Read one tensor."""

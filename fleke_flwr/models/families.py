@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points
 from typing import Literal
 
 from torch import Tensor
@@ -20,7 +21,7 @@ class Family:
     """Where the parts of a decoder lie, as dotted names.
 
     A new family is one more row of ``FAMILIES``; the contract tests pick it up. A package of yours
-    may add one, too, before it loads the model: ``FAMILIES["my_type"] = Family(...)``.
+    names its rows as entry points ``fleke_flwr.families``, by ``model_type``.
 
     With ``norm_2``, blocks are run in parts, the MLP only where it is wanted. They are
     ``y = x + after_attention(attention(norm_1(x)))`` followed by
@@ -167,8 +168,16 @@ _ROWS = (
     replace(_LLAMA, model_type="gemma"),
     _GEMMA_2,
     replace(_GEMMA_2, model_type="gemma3_text"),
+    # Gemma 3 with its reader of images, as 4B and larger are published.
+    replace(
+        _GEMMA_2,
+        model_type="gemma3",
+        blocks="model.language_model.layers",
+        final_norm="model.language_model.norm",
+    ),
 )
 
+ENTRY_POINTS = "fleke_flwr.families"
 FAMILIES: dict[str, Family] = {row.model_type: row for row in _ROWS}
 
 
@@ -181,19 +190,34 @@ def family_of(model: PreTrainedModel) -> Family:
         If there is no row, or the model is not laid out as the row says.
     """
     model_type = str(model.config.model_type)
-    if model_type not in FAMILIES:
+    family = FAMILIES.get(model_type) or _of_others(model_type)
+    if family is None:
         raise UnsupportedModelError(
             f"models of type {model_type!r} cannot be edited yet (known: "
             f"{', '.join(sorted(FAMILIES))}); check this row, guessed from the model's modules, "
-            f"and add it to fleke_flwr/models/families.py (or, in a package of yours, as "
-            f"fleke_flwr.models.FAMILIES[{model_type!r}]):\n{suggested_row(model)}"
+            f"and add it to fleke_flwr/models/families.py (or, in a package of yours, as entry "
+            f"point {model_type!r} of {ENTRY_POINTS}):\n{suggested_row(model)}"
         )
-    family = FAMILIES[model_type]
-    _check_settings(family, model.config)
+    config = model.config.get_text_config()
+    _check_settings(family, config)
     _check_parts(family, model)
     if family.parallel_setting:
-        return replace(family, parallel=bool(getattr(model.config, family.parallel_setting)))
+        return replace(family, parallel=bool(getattr(config, family.parallel_setting)))
     return family
+
+
+def _of_others(model_type: str) -> Family | None:
+    """Return the row that another package brings, if there is one."""
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == model_type:
+            found = point.load()
+            if not isinstance(found, Family):
+                raise UnsupportedModelError(
+                    f"entry point {point.name!r} of {ENTRY_POINTS}: {point.value} is no Family; "
+                    "let it name one"
+                )
+            return found
+    return None
 
 
 def part_name(family: Family, name: Literal["attention", "mlp"]) -> str:
@@ -216,6 +240,12 @@ def part_name(family: Family, name: Literal["attention", "mlp"]) -> str:
 
 
 def _check_settings(family: Family, config: PreTrainedConfig) -> None:
+    for name in ("hidden_size", "max_position_embeddings"):
+        if getattr(config, name, None) is None:
+            raise UnsupportedModelError(
+                f"models of type {family.model_type!r} cannot be edited: their configuration does "
+                f"not say {name!r}"
+            )
     for name, needed in family.needs.items():
         found = getattr(config, name, None)
         if found != needed:
@@ -241,7 +271,8 @@ def _check_parts(family: Family, model: PreTrainedModel) -> None:
                 "load it as a causal language model, or correct the row in "
                 "fleke_flwr/models/families.py"
             ) from error
-    weight, width = model.get_submodule(family.head).weight, model.config.hidden_size
+    weight = model.get_submodule(family.head).weight
+    width = model.config.get_text_config().hidden_size
     if isinstance(weight, Tensor) and weight.shape[1] != width:
         raise UnsupportedModelError(
             f"this {type(model).__name__} reads out states of width {weight.shape[1]} and its "

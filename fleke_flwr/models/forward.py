@@ -124,7 +124,7 @@ def segment(
     """
     hidden, places = enter_blocks(model, ids, positions)
     past = None if memory is None else memory.valid
-    config = model.model.config
+    config = model.config
     arguments = {
         kind: {**values, "attention_mask": mask_of(config, kind, hidden, past)}
         for kind, values in places.items()

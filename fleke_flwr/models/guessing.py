@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 _NOT_FOUND = "?"
@@ -22,7 +22,7 @@ def suggested_row(model: PreTrainedModel) -> str:
     values = {
         "model_type": str(model.config.model_type),
         "blocks": blocks,
-        "projection": _projection(block),
+        "projection": _projection(block, int(model.config.get_text_config().hidden_size)),
         "final_norm": _final_norm(model, blocks),
         "head": _head(model),
         "attention": _child(block, ("attn", "attention")),
@@ -43,12 +43,14 @@ def _blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda found: _size(found[1]))
 
 
-def _projection(block: nn.Module) -> str:
-    """Return the last matrix of the block outside its attention."""
+def _projection(block: nn.Module, width: int) -> str:
+    """Return the last matrix outside attention and experts that writes into the residual stream."""
     names = [
         name
         for name, part in block.named_modules()
-        if _is_matrix(part) and "att" not in name.lower()
+        if _is_matrix(part)
+        and _width_out(part) == width
+        and not any(word in name.lower() for word in ("att", "expert"))
     ]
     return names[-1] if names else _NOT_FOUND
 
@@ -83,6 +85,12 @@ def _cache(block: nn.Module) -> str:
 
 def _is_matrix(part: nn.Module) -> bool:
     return getattr(getattr(part, "weight", None), "ndim", 0) == 2
+
+
+def _width_out(part: nn.Module) -> int:
+    weight = part.weight
+    assert isinstance(weight, Tensor)  # a matrix has one
+    return int(weight.shape[1 if type(part).__name__ == "Conv1D" else 0])
 
 
 def _size(part: nn.Module) -> int:

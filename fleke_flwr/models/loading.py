@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -70,6 +72,11 @@ class EditableModel:
     settings: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def config(self) -> PreTrainedConfig:
+        """The configuration of the decoder, also where it is a part of a larger model."""
+        return self.model.config.get_text_config()
+
+    @property
     def blocks(self) -> nn.ModuleList:
         """The decoder blocks, in order."""
         blocks = self.model.get_submodule(self.family.blocks)
@@ -84,17 +91,17 @@ class EditableModel:
     @cached_property
     def attention_kinds(self) -> tuple[str, ...]:
         """The kind of attention of every block."""
-        return kinds_of(self.model.config)
+        return kinds_of(self.config)
 
     @property
     def d_model(self) -> int:
         """Width of the residual stream."""
-        return int(self.model.config.hidden_size)
+        return int(self.config.hidden_size)
 
     @property
     def max_positions(self) -> int:
         """Longest text in tokens that the model can read."""
-        return int(self.model.config.max_position_embeddings)
+        return int(self.config.max_position_embeddings)
 
     @property
     def device(self) -> torch.device:
@@ -191,7 +198,7 @@ class EditableModel:
         """Unembed final-normalised states ``(..., d)``, such as ``last_hidden_state``."""
         head = self.model.get_submodule(self.family.head)
         logits: Tensor = head(placed(hidden, head))
-        cap = getattr(self.model.config, "final_logit_softcapping", None)
+        cap = getattr(self.config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     @property
@@ -257,20 +264,27 @@ def _check_directory(directory: Path) -> None:
 
 
 def _load(config: ModelConfig, source: str, directory: Path | None) -> EditableModel:
+    from fleke_flwr.models.selfcheck import check_row  # which runs what is loaded here
+
     revision = config.revision or "main"
     dtype: torch.dtype = getattr(torch, config.dtype)
     try:
         with no_bars():
             tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-            model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype)
+            model, loaded = _read_weights(source, revision, dtype)
         if config.device != AUTO:
             nn.Module.to(model, torch.device(config.device))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, AssertionError, SafetensorError) as error:
         raise ModelError(
             f"model {config.name!r} (device {config.device!r}) cannot be loaded: {error}"
         ) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise ModelError(
+            f"model {config.name!r}: its files lack {len(missing)} tensors, {missing[0]} for one, "
+            "which would be random numbers; copy or save the model again"
+        )
     family = family_of(model)
-    kinds_of(model.config)
+    kinds_of(model.config.get_text_config())
     keep_positions(model)
     _prepare(model, tokenizer, config.name)
     if dtype == torch.float64:
@@ -278,7 +292,7 @@ def _load(config: ModelConfig, source: str, directory: Path | None) -> EditableM
     if config.device == AUTO:
         spread(model, config.name)
     settings = directory / "editing.json" if directory else None
-    return EditableModel(
+    found = EditableModel(
         model=model,
         tokenizer=tokenizer,
         family=family,
@@ -287,6 +301,17 @@ def _load(config: ModelConfig, source: str, directory: Path | None) -> EditableM
         directory=directory,
         settings=read_json(settings) if settings and settings.is_file() else {},
     )
+    check_row(found)
+    return found
+
+
+def _read_weights(
+    source: str, revision: str, dtype: torch.dtype
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return the model, and what transformers says of the tensors it found."""
+    read: Any = AutoModelForCausalLM.from_pretrained  # which has no types for this form
+    model, info = read(source, revision=revision, dtype=dtype, output_loading_info=True)
+    return model, info
 
 
 @contextmanager

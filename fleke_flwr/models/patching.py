@@ -236,7 +236,7 @@ def _summed(
     before, after, lost = {}, {}, {}
     for module, update in state.updates.items():
         change = stored_change(model.model, module, update)
-        name = checkpoint.name_of(module, model.model.base_model_prefix)
+        name = checkpoint.name_of(module)
         weight = checkpoint.read(name)
         wide = torch.promote_types(weight.dtype, dtype)
         edited = (weight.to(wide) + change.to(wide)).to(weight.dtype)

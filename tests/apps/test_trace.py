@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
+import shlex
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,17 +18,30 @@ from fleke_flwr.apps.locating import job
 from fleke_flwr.apps.locating.job import TraceOrder, kinds_of, run_trace
 from fleke_flwr.apps.locating.knowledge import Knowledge, ask
 from fleke_flwr.apps.locating.records import read_facts
-from fleke_flwr.apps.locating.results import effects_of, suggestion_of
-from fleke_flwr.apps.recipe import read_preset
+from fleke_flwr.apps.locating.results import (
+    effects_of,
+    missing_settings,
+    suggestion_of,
+    why_none,
+    write_preset,
+)
+from fleke_flwr.apps.locating.sentences import run_command
+from fleke_flwr.apps.preflight import read_config
+from fleke_flwr.apps.recipe import read_preset, resolve_recipe
 from fleke_flwr.artifacts import read_json, read_tensors
-from fleke_flwr.config import DataConfig
+from fleke_flwr.config import DataConfig, EditConfig, ModelConfig, RunConfig
 from fleke_flwr.errors import ConfigError, DataError, ModelError
 from fleke_flwr.locate.effects import LAST_SUBJECT
+from fleke_flwr.locate.suggestion import Suggestion
 from fleke_flwr.locate.tracing import Trace, TraceSettings
 from fleke_flwr.models import EditableModel
 from fleke_flwr.progress import Silent
 from tests.conftest import PEOPLE, LoadTiny
+from tests.models.test_families import poor_directory
 
+NEEDED = [
+    "ridge-weight", "learning-rate", "steps", "clamp", "weight-decay", "kl-weight", "stop-loss",
+]  # fmt: skip
 FAST = TraceSettings(samples=2)
 
 
@@ -41,6 +58,34 @@ def written(path: Path, records: list[object]) -> Path:
 
 def facts(names: list[str]) -> list[object]:
     return [{"prompt": f"{name} lives in", "subject": name} for name in names]
+
+
+@pytest.fixture
+def bare(tiny_gpt2: Path, tmp_path: Path) -> Path:
+    """Return a model that brings no settings of its own, in a directory with a space."""
+    directory = shutil.copytree(tiny_gpt2, tmp_path / "a model")
+    (directory / "editing.json").unlink()
+    return directory
+
+
+class Counted(Silent):
+    """Progress that adds up."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+
+    def start(self, phase: str, total: int) -> None:
+        self.total += total
+
+    def advance(self, phase: str, amount: int = 1) -> None:
+        self.done += amount
+
+
+def made(gains: list[float], behind: int = 1, kind: str = "mlp") -> Trace:
+    """Return a trace whose subject, the first token, gains so much by layer."""
+    scores = torch.full((1 + behind, len(gains)), 0.1, dtype=torch.float64)
+    scores[0] += torch.tensor(gains, dtype=torch.float64)
+    return Trace(tuple("abc"[: 1 + behind]), 0, 1, "x", 0.9, 0.1, {kind: scores})
 
 
 def test_every_way_to_write_a_fact_is_read(model: EditableModel, tmp_path: Path) -> None:
@@ -85,6 +130,29 @@ def test_what_cannot_be_traced_is_named_by_its_line(model: EditableModel, tmp_pa
     assert all(text in found.unusable[place] for place, text in said.items())
 
 
+def test_an_answer_that_cannot_be_judged_is_named_and_the_rest_is_traced(tmp_path: Path) -> None:
+    records: list[object] = [
+        {"prompt": "{} is", "subject": "Ada", "attribute": "日本"},
+        {"prompt": "{} is", "subject": "Ada", "attribute": "x" * 200},
+        {"prompt": "{} is" + " very" * 12, "subject": "Ada", "attribute": "x" * 50},
+        {"prompt": "The home of {} is", "subject": "日本"},
+        # What the lines above ask has not been asked: none of them can be used.
+        {"prompt": "{} is", "subject": "Ada"},
+    ]
+    name = str(poor_directory(tmp_path / "model", unknown=False))
+    source = str(written(tmp_path / "a.jsonl", records))
+    order = TraceOrder(name, source, TraceSettings(kinds=("block",), samples=1), noise="u1.0")
+    out = run_trace(order, tmp_path / "out", Console(file=io.StringIO()))
+    content = read_json(out / "trace.json")
+    said = {
+        "line 1": "cannot express the target '日本'", "line 2": "longer than the 96",
+        "line 3": "tokens, and model", "line 4": "no token of the subject",
+    }  # fmt: skip
+    assert content["unusable"].keys() == said.keys()
+    assert all(text in content["unusable"][place] for place, text in said.items())
+    assert content["counts"]["traced"] == 1
+
+
 def test_facts_that_the_model_does_not_know_are_counted(
     model: EditableModel, tmp_path: Path
 ) -> None:
@@ -98,9 +166,17 @@ def test_facts_that_the_model_does_not_know_are_counted(
     assert (len(every.known), every.asked) == (4, 5)
 
 
-def test_a_trace_leaves_numbers_scores_pictures_and_a_preset(
-    tiny_gpt2: Path, tmp_path: Path
+@pytest.mark.parametrize(("limit", "total"), [(0, 3), (2, 2), (3, 3), (100, 3)])
+def test_no_more_facts_are_reported_than_there_are(
+    limit: int, total: int, model: EditableModel, tmp_path: Path
 ) -> None:
+    path = written(tmp_path / "a.jsonl", facts(PEOPLE[:3]))
+    progress = Counted()
+    ask(model, read_facts(model, DataConfig(path=str(path))).usable, limit, progress)
+    assert (progress.total, progress.done) == (total, total)
+
+
+def test_a_trace_leaves_numbers_scores_and_pictures(tiny_gpt2: Path, tmp_path: Path) -> None:
     source = written(tmp_path / "a.jsonl", [*facts(PEOPLE[:3]), "{broken"])
     shown = io.StringIO()
     order = TraceOrder(str(tiny_gpt2), str(source), FAST)
@@ -130,11 +206,105 @@ def test_a_trace_leaves_numbers_scores_pictures_and_a_preset(
     assert "Average indirect effect" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert {path.name for path in (out / "report").glob("*.png")} >= {"effects.png", "fact-1.png"}
-    if content["suggestion"]:
-        assert read_preset(str(out / "layers.toml")) == {"layers": content["suggestion"]["layers"]}
-    again = TraceOrder(str(tiny_gpt2), str(source), FAST, limit=1)
-    run_trace(again, out, Console(file=shown, width=200))
+    # A random model keeps nothing anywhere.
+    assert content["suggestion"] is None
+    assert "is not above 0 by more than its interval" in content["why_none"]
+    assert f"no layers suggested: {content['why_none']}" in text
+    assert f"No layers are suggested: {content['why_none']}." in page
+    assert f"<p>None: {content['why_none']}.</p>" in page
+    assert not (out / "layers.toml").exists()
+
+
+def test_a_single_fact_has_no_intervals_and_takes_an_old_ones_place(
+    tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    source = str(written(tmp_path / "a.jsonl", facts(PEOPLE[:2])))
+    shown = io.StringIO()
+    for limit in (2, 1):
+        order = TraceOrder(str(tiny_gpt2), source, FAST, limit=limit)
+        out = run_trace(order, tmp_path / "out", Console(file=shown, width=200))
     assert not (out / "report" / "fact-2.png").exists()
+    content = read_json(out / "trace.json")
+    assert content["total_effect"]["ci95"] is None
+    assert content["effects"]["mlp"][LAST_SUBJECT]["ci95"] == [None] * 4
+    assert content["suggestion"] is None
+    assert content["why_none"].startswith("only one fact")
+    page = (out / "trace.html").read_text(encoding="utf-8")
+    total = f"{content['total_effect']['value']:.3f} ± –"  # noqa: RUF001
+    assert total in shown.getvalue()
+    assert total in page
+    assert "<td>–</td>" in page  # noqa: RUF001
+    assert "intervals" not in page
+    lines = (out / "report" / "layers.csv").read_text(encoding="utf-8").splitlines()
+    assert all(line.endswith(",") for line in lines[1:])
+
+
+@pytest.mark.parametrize("is_bare", [False, True])
+def test_the_command_edits_the_traced_model_in_the_suggested_layers(
+    is_bare: bool, bare: Path, tiny_gpt2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gains = [0.1, 0.5, 0.6, 0.1]
+    monkeypatch.setattr(job, "trace", lambda *_: made(gains))
+    name = str(bare if is_bare else tiny_gpt2)
+    source = str(written(tmp_path / "a.jsonl", facts(PEOPLE[:2])))
+    shown = io.StringIO()
+    order = TraceOrder(name, source, TraceSettings(kinds=("mlp",)))
+    out = run_trace(order, tmp_path / "my out", Console(file=shown, width=200))
+    content = read_json(out / "trace.json")
+    assert content["suggestion"]["layers"] == [1, 2]
+    assert content["why_none"] is None
+    assert content["model"]["missing_settings"] == (NEEDED if is_bare else [])
+    page = (out / "trace.html").read_text(encoding="utf-8")
+    text = shown.getvalue()
+    command = run_command(content, out)
+    assert f"to edit them: {command}\n" in text
+    assert f"<pre>{html.escape(command)}</pre>" in page
+    hint = "ridge-weight, learning-rate, steps, clamp, weight-decay, kl-weight, stop-loss, and"
+    assert [hint in text, hint in page] == [is_bare, is_bare]
+    words = shlex.split(command)
+    assert words[:3] == ["fleke", "run", "demo"]
+    config = read_config("demo", words[3:])
+    assert (config.model.name, config.edit.preset) == (name, str(out / "layers.toml"))
+    assert read_preset(config.edit.preset) == {"layers": [1, 2]}
+
+
+def test_the_command_leaves_out_the_model_that_a_run_edits_anyway() -> None:
+    command = run_command({"model": {"name": "embedded"}}, Path("/some/where"))
+    assert command == "fleke run demo edit.preset=/some/where/layers.toml"
+
+
+def described(model: EditableModel) -> dict[str, Any]:
+    return {
+        "model": {"fingerprint": "0", "missing_settings": missing_settings(model)},
+        "settings": {"noise": "s3", "window": 1},
+        "counts": {"traced": 3},
+    }
+
+
+def test_a_preset_changes_the_layers_alone(model: EditableModel, tmp_path: Path) -> None:
+    suggestion = Suggestion((1, 2), 1, is_severed=True)
+    preset = str(write_preset(tmp_path, described(model), suggestion))
+    assert read_preset(preset) == {"layers": [1, 2]}
+    config = RunConfig(model=ModelConfig(name=model.name), edit=EditConfig(preset=preset))
+    recipe = resolve_recipe(config, model)
+    assert (recipe.layers, recipe.ridge_weight, recipe.steps) == ((1, 2), 10.0, 8)
+
+
+def test_a_preset_names_what_has_to_be_filled_in(
+    load_tiny: LoadTiny, bare: Path, tmp_path: Path
+) -> None:
+    model = load_tiny(bare)
+    path = write_preset(tmp_path, described(model), Suggestion((1, 2), 1, is_severed=False))
+    assert read_preset(str(path)) == {"layers": [1, 2]}
+    config = RunConfig(model=ModelConfig(name=model.name), edit=EditConfig(preset=str(path)))
+    with pytest.raises(ConfigError, match=f"settings of its own for edit.{', edit.'.join(NEEDED)}"):
+        resolve_recipe(config, model)
+    text = path.read_text(encoding="utf-8")
+    for key in NEEDED:
+        text = text.replace(f"# {key} = ", f"{key} = ")
+    path.write_text(text, encoding="utf-8")
+    recipe = resolve_recipe(config, model)
+    assert (recipe.layers, recipe.ridge_weight, recipe.stop_loss) == ((1, 2), 20000.0, 0.05)
 
 
 def test_edits_of_every_layer_stand_beside_the_trace(
@@ -196,10 +366,31 @@ def test_mistakes_are_said_before_anything_is_written(tiny_gpt2: Path, tmp_path:
 def test_an_effect_within_its_interval_suggests_nothing(
     gains: tuple[float, ...], layers: tuple[int, ...] | None
 ) -> None:
-    scores = (torch.tensor([[0.1, 0.1 + gain], [0.1, 0.1]]) for gain in gains)
-    traces = [Trace(("a", "b"), 0, 1, "x", 0.9, 0.1, {"mlp": table}) for table in scores]
-    found = suggestion_of(effects_of(traces))
+    found = suggestion_of(effects_of([made([0.0, gain]) for gain in gains]))
     assert (found and found.layers) == layers
+
+
+@pytest.mark.parametrize(
+    ("traces", "why"),
+    [
+        ([made([0.5], kind="block")] * 2, "MLPs were not traced"),
+        ([made([0.5], behind=0)] * 2, "no prompt goes on behind its subject"),
+        ([made([0.5])], "only one fact"),
+        ([made([0.5]), made([0.5], behind=0)], "only one fact"),
+        ([made([0.1, 0.5]), made([0.0, -0.3])], r"0.100 ± 0.784 in layer 1, is not above 0"),
+        ([made([-0.1])] * 2, r"-0.100 ± 0.000 in layer 0, is not above 0"),
+    ],
+)
+def test_the_reason_for_no_suggestion_is_the_true_one(traces: list[Trace], why: str) -> None:
+    effects = effects_of(traces)
+    assert suggestion_of(effects) is None
+    assert why in why_none(effects)
+
+
+def test_there_is_no_reason_beside_a_suggestion() -> None:
+    effects = effects_of([made([0.5]), made([0.6])])
+    assert suggestion_of(effects) is not None
+    assert why_none(effects) == ""
 
 
 def test_kinds_are_a_list_with_commas() -> None:
@@ -221,6 +412,9 @@ def test_on_the_embedded_model_the_early_layers_are_found(tmp_path: Path) -> Non
     content = read_json(out / "trace.json")
     assert content["total_effect"]["value"] > 0.6
     assert set(content["suggestion"]["layers"]) <= {0, 1, 2}
+    assert content["why_none"] is None
+    assert content["model"]["missing_settings"] == []
+    assert read_preset(str(out / "layers.toml")) == {"layers": content["suggestion"]["layers"]}
     block = content["effects"]["block"][LAST_SUBJECT]["aie"]
     assert min(block[:4]) > 0.8 * content["total_effect"]["value"]
     assert block[5] == pytest.approx(0.0, abs=1e-6)

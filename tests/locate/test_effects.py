@@ -14,6 +14,7 @@ from fleke_flwr.locate.effects import (
     LAST,
     LAST_SUBJECT,
     MIDDLE_SUBJECT,
+    Mean,
     indirect_effects,
     role_of,
     total_effect,
@@ -52,3 +53,10 @@ def test_every_token_counts_against_its_own_corrupted_run() -> None:
     assert effects[MIDDLE_SUBJECT].layers == ()
     total = total_effect([one, two])
     assert (total.value, total.count) == (pytest.approx(0.7), 2)
+
+
+def test_a_single_value_has_no_interval() -> None:
+    one = made([[0.5], [0.2]], (0, 1), 0.9, 0.2)
+    assert total_effect([one]) == Mean(pytest.approx(0.7), None, 1)
+    assert indirect_effects([one], "mlp")[LAST_SUBJECT].layers[0].half is None
+    assert total_effect([one, one]).half == 0.0

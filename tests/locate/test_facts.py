@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fleke_flwr.errors import RequestError
 from fleke_flwr.locate.facts import Fact, prompt_of
 from tests.conftest import LoadTiny
+from tests.models.test_families import poor_directory
 
 
 @pytest.mark.parametrize("family", ["tiny_gpt2", "tiny_llama"])
@@ -44,3 +47,9 @@ def test_what_cannot_be_traced_is_refused(
 ) -> None:
     with pytest.raises(RequestError, match=said):
         prompt_of(load_tiny(tiny_gpt2), Fact("1", template, subject))
+
+
+def test_a_subject_that_the_tokenizer_drops_is_refused(load_tiny: LoadTiny, tmp_path: Path) -> None:
+    model = load_tiny(poor_directory(tmp_path, unknown=False))
+    with pytest.raises(RequestError, match="no token of the subject '日本'"):
+        prompt_of(model, Fact("1", "The home of {} is", "日本"))

@@ -6,17 +6,27 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast, StableLmConfig, StableLmForCausalLM
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    StableLmConfig,
+    StableLmForCausalLM,
+)
 
 from fleke_flwr.config import ModelConfig
 from fleke_flwr.editors.memit import Memit
 from fleke_flwr.editors.rows import key_rows, target_rows
 from fleke_flwr.errors import ModelError, RequestError, UnsupportedModelError
-from fleke_flwr.models import FAMILIES, EditableModel, Family, family_of, load_model
+from fleke_flwr.models import FAMILIES, EditableModel, Family, families, family_of, load_model
 from fleke_flwr.models.attention import kinds_of
 from fleke_flwr.models.forward import run_blocks, segment
 from fleke_flwr.models.placement import moved, placed, take
@@ -27,6 +37,7 @@ from tests.editors.cases import awkward_requests
 from tests.editors.reference import spec_of
 from tests.families import TINY, WINDOW, build
 
+ROW = Family("gpt2", "transformer.h", "mlp.c_proj", "transformer.ln_f", "lm_head")
 LoadTiny = Callable[..., EditableModel]
 TinyFamily = Callable[[str], Path]
 
@@ -39,7 +50,7 @@ def model(
 
 
 def test_every_row_has_a_tiny_model() -> None:
-    built = {TINY[name].config.model_type for name in TINY} | {"gpt2", "llama"}
+    built = {name.removesuffix("_sequential") for name in TINY} | {"gpt2", "llama"}
     assert built == set(FAMILIES)
 
 
@@ -140,6 +151,64 @@ def test_the_guessed_row_agrees_with_ours(
     guessed = eval(str(raised.value).partition(":\n")[2], {"Family": Family})
     for place in ("blocks", "projection", "final_norm", "head", "attention", "mlp", "cache"):
         assert getattr(guessed, place) == getattr(ours, place)
+
+
+def test_a_row_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = EntryPoint("gpt2", f"{__name__}:ROW", families.ENTRY_POINTS)
+    wrong = EntryPoint("llama", f"{__name__}:WINDOW", families.ENTRY_POINTS)
+    monkeypatch.setattr(families, "entry_points", lambda group: [own, wrong])
+    monkeypatch.delitem(FAMILIES, "gpt2")
+    monkeypatch.delitem(FAMILIES, "llama")
+    monkeypatch.setattr(EntryPoint, "load", lambda self: globals()[self.attr])
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=9))
+    assert family_of(model) is ROW
+    model.config.model_type = "llama"
+    with pytest.raises(UnsupportedModelError, match="is no Family"):
+        family_of(model)
+
+
+def saved(model: PreTrainedModel, folder: Path) -> EditableModel:
+    save_tiny(folder, model, train_tokenizer(add_bos=False))
+    return load_model(ModelConfig(name=str(folder)))
+
+
+def test_a_row_that_forgets_a_scale_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tokenizer = train_tokenizer(add_bos=False)
+    config = CohereConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=40, num_hidden_layers=2,
+        num_attention_heads=4, logit_scale=0.25, bos_token_id=0, eos_token_id=0, pad_token_id=0,
+    )  # fmt: skip
+    model = CohereForCausalLM(config)
+    with pytest.raises(UnsupportedModelError) as raised:
+        family_of(model)
+    pasted = eval(str(raised.value).partition(":\n")[2], {"Family": Family})
+    monkeypatch.setitem(FAMILIES, "cohere", pasted)
+    with pytest.raises(UnsupportedModelError, match="logits differ by 3 of theirs"):
+        saved(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"projection": "mlp.up_proj"}, "puts out 45 numbers, not 32"),
+        ({"norm_2": "input_layernorm"}, "logits differ"),
+        ({"parallel": True}, "logits differ"),
+        ({"cache": "layer_past"}, "correct the cache"),
+    ],
+)
+def test_a_wrong_row_is_refused(
+    changes: dict[str, object],
+    said: str,
+    tiny_family: TinyFamily,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    copied = shutil.copytree(tiny_family("mistral"), tmp_path / "copied")
+    monkeypatch.setitem(FAMILIES, "mistral", replace(FAMILIES["mistral"], **changes))
+    with pytest.raises(UnsupportedModelError, match=said):
+        load_model(ModelConfig(name=str(copied)))
 
 
 @pytest.fixture

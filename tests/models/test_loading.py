@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from fleke_flwr.config import ModelConfig
 from fleke_flwr.errors import ModelError, UnsupportedModelError
-from fleke_flwr.models import FAMILIES, EditableModel, family_of, load_model
+from fleke_flwr.models import FAMILIES, EditableModel, family_of, load_model, spreading
 
 LoadTiny = Callable[..., EditableModel]
 
@@ -85,3 +85,47 @@ def test_float64_llama_is_float64_throughout(tiny_llama: Path, load_tiny: LoadTi
     torch.testing.assert_close(alone, padded, rtol=1e-12, atol=1e-12)
     narrow = load_tiny(tiny_llama, dtype="float32").model(ids).logits[0, -1]
     torch.testing.assert_close(alone.float(), narrow, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tensor_that_is_missing_is_not_made_up(tiny_llama: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(tiny_llama, tmp_path / "copied")
+    tensors = load_file(copied / "model.safetensors")
+    del tensors["model.layers.2.mlp.down_proj.weight"]
+    save_file(tensors, copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 1 tensors, model\.layers\.2\.mlp\.down_proj"):
+        load_model(ModelConfig(name=str(copied)))
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_half_written_weights_are_refused(size: int, tiny_gpt2: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(tiny_gpt2, tmp_path / "copied")
+    weights = copied / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_model(ModelConfig(name=str(copied)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_is_refused(tiny_gpt2: Path) -> None:
+    with pytest.raises(ModelError, match=r"device 'cuda:1'\) cannot be loaded"):
+        load_model(ModelConfig(name=str(tiny_gpt2), device="cuda:1"))
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu(
+    tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    copied = shutil.copytree(tiny_gpt2, tmp_path / "copied")
+    assert load_model(ModelConfig(name=str(copied), device="auto")).device.type == "cpu"
+
+
+def test_a_model_larger_than_all_gpus_is_refused(
+    tiny_gpt2: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    places = {"transformer.wte": 0, "transformer.h.0": 1, "transformer.h.1": "cpu"}
+    monkeypatch.setattr(spreading, "_balanced", lambda _: places)
+    copied = shutil.copytree(tiny_gpt2, tmp_path / "copied")
+    with pytest.raises(ModelError, match=r"fit on 2 GPUs: transformer\.h\.1 would be left"):
+        load_model(ModelConfig(name=str(copied), device="auto"))

@@ -17,19 +17,22 @@ from torch import nn
 from fleke_flwr.artifacts import read_json
 from fleke_flwr.config import EvaluationConfig
 from fleke_flwr.editors.base import EDITORS
+from fleke_flwr.editors.covariance import second_moments
 from fleke_flwr.editors.hyper.storage import CARD
+from fleke_flwr.evaluation.perplexity import text_loss
 from fleke_flwr.evaluation.quality import evaluate
 from fleke_flwr.locate.facts import Fact, prompt_of
 from fleke_flwr.locate.noise import fitted_noise
 from fleke_flwr.locate.tracing import TraceSettings, trace
 from fleke_flwr.models import EditableModel
 from fleke_flwr.models.spreading import place
-from tests.conftest import LoadTiny, TinyFamily
+from fleke_flwr.progress import Silent
+from tests.conftest import LoadTiny, TinyFamily, corpus
 from tests.contracts.recipes import cell
 from tests.contracts.test_editors import MODELS, REQUESTS
 from tests.editors.hyper.networks import cases
 from tests.editors.hyper.test_training import order_of, train
-from tests.models.elsewhere import FIRST, SECOND, THIRD, Elsewhere, pretended
+from tests.models.pretended import FIRST, SECOND, THIRD, Elsewhere, pretended
 
 Load = Callable[[str], tuple[EditableModel, EditableModel]]
 
@@ -57,6 +60,9 @@ def places_of(model: EditableModel) -> dict[str, torch.device]:
         is_leaf = name and not list(module.children())
         if is_leaf and not name.startswith(f"{family.blocks}."):
             places[name] = FIRST
+    for name, _ in model.model.named_parameters():
+        if not any(name.startswith(f"{known}.") for known in places):
+            places[name.rpartition(".")[0]] = FIRST
     embedding = model.model.get_input_embeddings()
     is_tied = model.model.get_submodule(family.head).weight is embedding.weight
     return {**places, family.final_norm: SECOND, family.head: FIRST if is_tied else THIRD}
@@ -104,6 +110,18 @@ def test_a_trace_is_that_of_the_whole_model(both: Load) -> None:
             scores.append(trace(model, prompt, noise, TraceSettings(samples=2).for_model(model)))
     for kind, values in scores[0].scores.items():
         torch.testing.assert_close(scores[1].scores[kind], values, rtol=0, atol=1e-10)
+
+
+def test_covariance_and_perplexity_are_those_of_the_whole_model(both: Load, tmp_path: Path) -> None:
+    moments, losses = [], []
+    for number, model in enumerate(both("llama")):
+        folder = tmp_path / str(number)
+        with pretended():
+            moments.append(second_moments(model, corpus()[:30], [0, 2, 3], 99, folder, Silent()))
+            losses.append(text_loss(model, [(1, 2, 3, 4), (5, 6)], 40).mean)
+    for module, moment in moments[0].items():
+        torch.testing.assert_close(moments[1][module], moment)
+    assert losses[1] == pytest.approx(losses[0])
 
 
 def test_records_are_judged_as_by_the_whole_model(both: Load) -> None:
