@@ -377,8 +377,8 @@ def test_an_effect_within_its_interval_suggests_nothing(
         ([made([0.5], behind=0)] * 2, "no prompt goes on behind its subject"),
         ([made([0.5])], "only one fact"),
         ([made([0.5]), made([0.5], behind=0)], "only one fact"),
-        ([made([0.1, 0.5]), made([0.0, -0.3])], r"0.100 ± 0.784 in layer 1, is not above 0"),
-        ([made([-0.1])] * 2, r"-0.100 ± 0.000 in layer 0, is not above 0"),
+        ([made([0.1, 0.5]), made([0.0, -0.3])], "0.100 ± 0.554 in layer 1, is not above 0"),
+        ([made([-0.1])] * 2, "-0.100 ± 0.000 in layer 0, is not above 0"),
     ],
 )
 def test_the_reason_for_no_suggestion_is_the_true_one(traces: list[Trace], why: str) -> None:
@@ -401,7 +401,7 @@ def test_known_1000_is_read_whole(model: EditableModel, shared_data: Path) -> No
     found = read_facts(model, DataConfig(path=str(shared_data / "known_1000/known_1000.jsonl")))
     assert len(found.usable) + len(found.unusable) == 1209
     # The tiny tokenizer makes some too long for 96 positions, and some stand in it twice.
-    assert all("longer than" in why or "already" in why for why in found.unusable.values())
+    assert all("can read" in why or "already" in why for why in found.unusable.values())
     assert len(found.usable) > 1100
 
 

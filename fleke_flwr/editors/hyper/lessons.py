@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -99,11 +100,22 @@ class LessonSize:
         How many of them the loss asks about; the gradient is that of all, on average.
     alternatives : float
         Share of the edits that take another example's target.
+    fewest : int
+        Where above 0, the number of edits is drawn between this and ``edits``, every ratio as
+        likely as any other.
     """
 
     edits: int
     judged: int
     alternatives: float
+    fewest: int = 0
+
+    def drawn(self, rng: random.Random) -> int:
+        """Draw how many requests one lesson edits."""
+        if not self.fewest:
+            return self.edits
+        ratio = self.edits / self.fewest
+        return round(self.fewest * math.exp(rng.random() * math.log(ratio)))
 
 
 def draw_lesson(examples: Sequence[Example], size: LessonSize, seed: str) -> Lesson:
@@ -113,7 +125,7 @@ def draw_lesson(examples: Sequence[Example], size: LessonSize, seed: str) -> Les
     a fact that is not edited (a *bystander*, which the papers do not have) must stay.
     """
     rng = random.Random(seed)
-    chosen = rng.sample(range(len(examples)), min(size.edits, len(examples)))
+    chosen = rng.sample(range(len(examples)), min(size.drawn(rng), len(examples)))
     edits = []
     for number in chosen:
         targets = examples[number].targets

@@ -28,6 +28,9 @@ class TrainingSettings:
         Which tokens of a request count: ``answer`` or ``all``.
     edits, judged : int
         Requests edited at once in a step, and how many of them the loss asks about.
+    fewest : int
+        Where above 0, a step edits between this and ``edits`` requests, so that the network is of
+        use for any such number.
     alternatives : float
         Share of the edits that take the target of another record of their relation.
     learning_rate, scalar_rate : float
@@ -52,6 +55,7 @@ class TrainingSettings:
     tokens: str = "all"
     edits: int = 32
     judged: int = 16
+    fewest: int = 0
     alternatives: float = 0.0
     learning_rate: float = 1e-3
     scalar_rate: float = 2e-2
@@ -75,6 +79,7 @@ class TrainingSettings:
             self._need(name, getattr(self, name) > 0, "more than 0")
         for name in ("edit_weight", "locality_weight", "alternatives", "validation_share"):
             self._need(name, getattr(self, name) >= 0, "0 and more")
+        self._need("fewest", 0 <= self.fewest <= self.edits, f"0 to edits = {self.edits}")
         self._need("alternatives", self.alternatives <= 1, "at most 1")
         shares = self.train_share + self.validation_share
         if shares > 1 or not self.validation_share:

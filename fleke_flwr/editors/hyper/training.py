@@ -344,7 +344,7 @@ class Trainer:
     def step(self, number: int) -> float:
         """Take one step of the optimiser; return the loss."""
         settings = self.order.settings
-        size = LessonSize(settings.edits, settings.judged, settings.alternatives)
+        size = LessonSize(settings.edits, settings.judged, settings.alternatives, settings.fewest)
         lesson = draw_lesson(self.examples, size, f"{settings.seed} {number}")
         edits = {
             module: self.network.edit(module, *rows)
