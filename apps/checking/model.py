@@ -13,7 +13,13 @@ from fleke_flwr.errors import RequestError
 from fleke_flwr.evaluation.answers import judge
 from fleke_flwr.evaluation.records import questions
 from fleke_flwr.models.loading import EditableModel
-from fleke_flwr.models.tokens import encode, encode_with_spans, fill, target_ids
+from fleke_flwr.models.tokens import (
+    check_length,
+    encode,
+    encode_with_spans,
+    fill,
+    target_ids,
+)
 from fleke_flwr.progress import Progress
 from fleke_flwr.types import EvalCase
 
@@ -120,11 +126,7 @@ def _check_probes(model: EditableModel, case: EvalCase) -> None:
         if len(f"{prompt}{answer}".encode()) + _SPECIAL <= model.max_positions:
             continue
         length = len(encode(model, prompt)) + len(target_ids(model, answer)) - 1
-        if length > model.max_positions:
-            raise RequestError(
-                f"prompt {prompt[:80]!r} with answer {answer[:40]!r} has {length} tokens, and the "
-                f"model can read {model.max_positions}; shorten it"
-            )
+        check_length(model, prompt, answer, length)
 
 
 def _ends_inside(model: EditableModel, case: EvalCase, position: int) -> bool:

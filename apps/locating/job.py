@@ -137,9 +137,7 @@ def _traced(
     traced = time.perf_counter()
     effects = effects_of(traces)
     suggestion = suggestion_of(effects)
-    suggested = suggestion.layers if suggestion else ()
-    edited = edit_by_layer(order.config, model, cases, suggested, progress) if cases else None
-    content = {
+    content: dict[str, Any] = {
         "schema": 1,
         "model": {
             "name": model.name,
@@ -153,18 +151,21 @@ def _traced(
         "settings": _described(settings, noise, order),
         "counts": _counts(records, knowledge),
         **summary_of(traces, effects, suggestion),
-        "edited": edited,
+        "edited": None,
         "unusable": records.unusable,
         "unknown": [record.place for record in knowledge.unknown],
-        "seconds": {
-            "trace": round(traced - started, 3),
-            "edits": round(time.perf_counter() - traced, 3),
-        },
+        "seconds": {"trace": round(traced - started, 3), "edits": 0.0},
     }
     write_scores(directory, traces, knowledge)
     if suggestion:
         write_preset(directory, content, suggestion)
+    # Before the edits, which take as long again and may be broken off.
     write_json(directory / RESULT, content)
+    if cases:
+        suggested = suggestion.layers if suggestion else ()
+        content["edited"] = edit_by_layer(order.config, model, cases, suggested, progress)
+        content["seconds"]["edits"] = round(time.perf_counter() - traced, 3)
+        write_json(directory / RESULT, content)
     return content, traces
 
 

@@ -15,10 +15,9 @@ from fleke_flwr.data.readings import EMBEDDED
 from fleke_flwr.data.rows import Row
 from fleke_flwr.data.schema import OWN, read_record, schema_of
 from fleke_flwr.errors import DataError, FlekeError, RequestError
-from fleke_flwr.evaluation.answers import _check_length
 from fleke_flwr.locate.facts import Fact, Prompt, prompt_of
 from fleke_flwr.models.loading import EditableModel
-from fleke_flwr.models.tokens import SLOT, target_ids
+from fleke_flwr.models.tokens import SLOT, check_length, target_ids
 from fleke_flwr.types import EvalCase
 
 _ANSWERS = ("attribute", "original", "target")
@@ -88,6 +87,8 @@ def read_facts(model: EditableModel, data: DataConfig) -> Records:
         try:
             fact, case = _fact(row, index, data)
             prompt = _checked(model, fact)
+            if case is not None:
+                target_ids(model, case.request.target)  # what --edit will write
             earlier = asked.setdefault((fact.template, fact.subject), row.place)
             if earlier != row.place:
                 raise RequestError(f"asks what {earlier} asks already")
@@ -114,7 +115,7 @@ def _checked(model: EditableModel, fact: Fact) -> Prompt:
     prompt = prompt_of(model, fact)
     if fact.answer:
         tokens = target_ids(model, fact.answer)
-        _check_length(model, fact.text, fact.answer, len(prompt.ids) + len(tokens) - 1)
+        check_length(model, fact.text, fact.answer, len(prompt.ids) + len(tokens) - 1)
     return prompt
 
 

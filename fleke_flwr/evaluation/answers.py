@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fleke_flwr.errors import RequestError
 from fleke_flwr.models.loading import EditableModel
-from fleke_flwr.models.tokens import encode, pad_batch, target_ids
+from fleke_flwr.models.tokens import check_length, encode, pad_batch, target_ids
 from fleke_flwr.progress import Progress
 
 Question = tuple[str, str]
@@ -89,7 +88,7 @@ def judge(
     ends = {answer: target_ids(model, answer) for _, answer in distinct}
     for index, (prompt, answer) in enumerate(distinct):
         start, tokens = starts[prompt], ends[answer]
-        _check_length(model, prompt, answer, len(start) + len(tokens) - 1)
+        check_length(model, prompt, answer, len(start) + len(tokens) - 1)
         lengths.append(len(tokens))
         found = reads.setdefault((*start, *tokens[:-1]), [])
         found.extend(_Read(index, len(start) - 1 + i, token) for i, token in enumerate(tokens))
@@ -103,14 +102,6 @@ def judge(
         question: Answer(float(totals[index]) / lengths[index], int(hits[index]) / lengths[index])
         for index, question in enumerate(distinct)
     }
-
-
-def _check_length(model: EditableModel, prompt: str, answer: str, length: int) -> None:
-    if length > model.max_positions:
-        raise RequestError(
-            f"prompt {prompt[:80]!r} with answer {answer[:40]!r} has {length} tokens, and model "
-            f"{model.name!r} can read {model.max_positions}; shorten it"
-        )
 
 
 def _judge_batch(

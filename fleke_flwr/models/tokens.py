@@ -146,6 +146,21 @@ def pad_batch(model: EditableModel, rows: Sequence[Sequence[int]]) -> tuple[Tens
     return ids.to(model.device), lengths.to(model.device)
 
 
+def check_length(model: EditableModel, prompt: str, answer: str, length: int) -> None:
+    """Refuse a prompt with an answer behind it that together have too many tokens.
+
+    Raises
+    ------
+    RequestError
+        Naming both.
+    """
+    if length > model.max_positions:
+        raise RequestError(
+            f"prompt {prompt[:80]!r} with answer {answer[:40]!r} has {length} tokens, and model "
+            f"{model.name!r} can read {model.max_positions}; shorten it"
+        )
+
+
 def target_ids(model: EditableModel, target: str) -> list[int]:
     """Return the tokens of an answer as they appear inside a sentence, after a space.
 

@@ -330,6 +330,16 @@ def test_edits_of_every_layer_stand_beside_the_trace(
     assert all(row["efficacy"] is not None for row in edited["at"])
     assert "Edits by layer" in (out / "trace.html").read_text(encoding="utf-8")
 
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job, "edit_by_layer", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_trace(order, tmp_path / "broken", Console(file=io.StringIO(), width=200))
+    kept = read_json(tmp_path / "broken" / "trace.json")
+    assert kept["effects"] == read_json(out / "trace.json")["effects"]
+    assert kept["edited"] is None
+
 
 def test_mistakes_are_said_before_anything_is_written(tiny_gpt2: Path, tmp_path: Path) -> None:
     quiet = Console(file=io.StringIO())

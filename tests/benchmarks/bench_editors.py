@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,15 @@ def cell(config: RunConfig, edits: int, batch: int) -> dict[str, Any]:
     }
 
 
-def table(rows: Sequence[dict[str, Any]] | Any) -> str:
-    """Return the cells as Markdown, batch beside sequence."""
-    lines = ["| editor | edits | way | ES | PS | NS | Score | same subject | s/edit |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
-    for row in sorted(rows, key=lambda row: (row["editor"], row["edits"], row["batch"])):
-        way = "batch" if row["batch"] == 0 else f"sequence of {row['batch']}"
+def table(rows: Iterable[dict[str, Any]]) -> str:
+    """Return the cells as the Markdown of docs/editors.md."""
+    titles = [*(name.replace("_", " ") for name in METRICS), "s an edit"]
+    lines = [f"| editor | edits | way | {' | '.join(titles)} |", "|---" * (3 + len(titles)) + "|"]
+    for row in sorted(rows, key=lambda row: (row["editor"], row["batch"], row["edits"])):
+        way = {0: "at once", 1: "one by one"}.get(row["batch"], f"{row['batch']} at a time")
         figures = ["-" if row[name] is None else f"{row[name]:.1f}" for name in METRICS]
-        spent = f"{row['processor_seconds_per_edit']:.3f}"
-        cells = [row["editor"], str(row["edits"]), way, *figures, spent]
+        spent = f"{row['processor_seconds_per_edit']:.2f}"
+        cells = [f"`{row['editor']}`", str(row["edits"]), way, *figures, spent]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

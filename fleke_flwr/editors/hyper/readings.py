@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fleke_flwr.errors import RequestError, StatisticsError
+from fleke_flwr.errors import StatisticsError
 from fleke_flwr.models import EditableModel
-from fleke_flwr.models.tokens import encode, pad_batch, target_ids
+from fleke_flwr.models.tokens import check_length, encode, pad_batch, target_ids
 
 TOKENS = ("answer", "all")
 TokenRows = tuple[Tensor, Tensor]
@@ -52,11 +52,7 @@ def answered(model: EditableModel, prompt: str, answer: str) -> Answered:
     """
     start, tokens = encode(model, prompt), target_ids(model, answer.strip())
     ids = (*start, *tokens[:-1])
-    if len(ids) > model.max_positions:
-        raise RequestError(
-            f"prompt {prompt[:80]!r} with answer {answer[:40]!r} has {len(ids)} tokens, and model "
-            f"{model.name!r} can read {model.max_positions}; shorten it"
-        )
+    check_length(model, prompt, answer, len(ids))
     return Answered(ids, len(start) - 1, tuple(tokens))
 
 

@@ -41,6 +41,7 @@ def test_a_lesson_may_be_smaller_than_asked() -> None:
 def test_lessons_of_any_size_are_as_likely_by_ratio() -> None:
     examples, size = examples_of(cases(40)), LessonSize(32, 4, 0.0, fewest=1)
     counts = [len(draw_lesson(examples, size, str(seed)).edits) for seed in range(200)]
-    assert (min(counts), max(counts)) == (1, 32)
+    assert min(counts) == 1
+    assert 16 < max(counts) <= 32
     # Half of them below the geometric middle.
     assert 80 <= sum(count < 5.66 for count in counts) <= 120
