@@ -116,6 +116,6 @@ class TrainingSettings:
 
 
 DEFAULTS: Mapping[str, TrainingSettings] = {
-    "malmen": TrainingSettings(),
+    "malmen": TrainingSettings(fewest=1),
     "mend": TrainingSettings(edits=8, judged=8, validated=8, initial=0.02),
 }
