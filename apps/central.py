@@ -69,11 +69,12 @@ def edit(config: RunConfig, directory: Path, progress: Progress, batch: int = 0)
     for number, part in enumerate(_batches(cases, batch), start=1):
         work.edit([case.request for case in part], number)
     solved = time.perf_counter()
-    work.state.save(directory / "edits.safetensors")
-    final, evaluation = _measured(config, model, cases, work.state, progress)
+    state = work.state.to(model.working_dtype)
+    state.save(directory / "edits.safetensors")
+    final, evaluation = _measured(config, model, cases, state, progress)
     row = _row(config, len(cases), base, final)
-    row["mode"], row["rounds"] = spec.mode, work.state.round
-    row["drift"] = measure_drift(model, work.state, config)
+    row["mode"], row["rounds"] = spec.mode, state.round
+    row["drift"] = measure_drift(model, state, config)
     row["seconds"] = {
         "total": round(time.perf_counter() - started, 3),
         "targets": round(work.seconds_targets, 3),
@@ -84,6 +85,18 @@ def edit(config: RunConfig, directory: Path, progress: Progress, batch: int = 0)
     }
     write_json(directory / "metrics.json", row)
     return row
+
+
+def check_recipe(config: RunConfig) -> None:
+    """Refuse what :func:`edit` would refuse, records aside, before anything is written.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError
+        Saying what was found and what to do.
+    """
+    _check_single(config)
+    resolve_recipe(config, load_model(config.model))
 
 
 def _check_single(config: RunConfig) -> None:

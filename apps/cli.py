@@ -458,6 +458,12 @@ def execute(arguments: Sequence[str], *, debug: bool = False) -> int:
             traceback.print_exc()
         _say(f"error: {error}")
         return 1
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"error: {place}{error.strerror or error}; name another place, or make room for it")
+        return 1
     if isinstance(code, int) and code > 128:
         _say("interrupted; everything that was started has been ended")
     return code if isinstance(code, int) else 0

@@ -96,17 +96,26 @@ def run_comparison(
     return directory
 
 
-def _check_alone(config: RunConfig) -> None:
-    """Check a command that works in this process, where no strategy merges anything."""
+def _alone(config: RunConfig) -> RunConfig:
+    """Check a command that works in this process, where no strategy merges anything.
+
+    Without clients there may be fewer records than clients.
+    """
+    if 0 < config.data.edits < config.clients:
+        config = replace(config, clients=config.data.edits)
     preflight.check(replace(config, strategy=BOUND, strategies=""))
+    return config
 
 
 def run_central(config: RunConfig, output: Path | None, batch: int, console: Console) -> Path:
     """Edit everything in this process, at once or in batches."""
-    _check_alone(config)
-    directory = preflight.prepare_directory(output, f"{config.name}-central")
-    from fleke_flwr.apps.central import edit
+    config = _alone(config)
+    from fleke_flwr.apps.central import check_recipe, edit
     from fleke_flwr.progress import EventFile
+
+    # Before an earlier result is removed.
+    check_recipe(config)
+    directory = preflight.prepare_directory(output, f"{config.name}-central")
 
     EventFile(directory / "events.jsonl").line("central edit")
     with progress_view(console) as progress:
@@ -119,7 +128,7 @@ def run_repetition(
     config: RunConfig, output: Path | None, edits: int, copies: int, console: Console
 ) -> Path:
     """Study what is left of residuals when the same edits are made again."""
-    _check_alone(config)
+    config = _alone(config)
     directory = preflight.prepare_directory(output, f"{config.name}-repeats")
     from fleke_flwr.apps.repeats import run_repeats
     from fleke_flwr.progress import EventFile
@@ -146,7 +155,7 @@ def run_evaluation(
     config: RunConfig, edits: Path | None, output: Path | None, console: Console
 ) -> dict[str, Any]:
     """Measure a model, with saved edits or without, and print the figures."""
-    _check_alone(config)
+    config = _alone(config)
     from fleke_flwr.apps.central import judge
     from fleke_flwr.artifacts import write_json
 
@@ -160,7 +169,7 @@ def run_evaluation(
 
 def run_covariance(config: RunConfig, console: Console) -> None:
     """Fill the covariance cache."""
-    _check_alone(config)
+    config = _alone(config)
     from fleke_flwr.apps.central import prepare_covariance
 
     with progress_view(console) as progress:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from fleke_flwr.apps.presets import settings_of
 from fleke_flwr.apps.priors import cache_directory
 from fleke_flwr.config import RunConfig
 from fleke_flwr.data.benchmarks import load_cases
@@ -60,9 +61,7 @@ def with_own_network(spec: EditSpec, config: RunConfig, model: EditableModel, ow
     kind = EDITORS.get(spec.editor)
     if not issubclass(kind, HyperMethod):
         return spec
-    theirs = str(spec.options["network"])
-    named = own or (theirs if (Path(theirs) / CARD).is_file() else "")
-    place = find_network(kind.name, model, named, cache_directory(config))
+    place = _place(kind.name, config, model, own, str(spec.options["network"]))
     return replace(spec, options={**spec.options, "network": str(place)})
 
 
@@ -83,9 +82,15 @@ def trained_subjects(config: RunConfig, model: EditableModel, own: str = "") -> 
     """
     found: frozenset[int] = frozenset()
     for name, named in _networks(config, model):
-        place = find_network(name, model, own or named, cache_directory(config))
+        place = _place(name, config, model, own, named)
         found |= load_network(place, name, model).trained
     return found
+
+
+def _place(name: str, config: RunConfig, model: EditableModel, own: str, theirs: str) -> Path:
+    """Return where a node has a network; the server's place counts if it is there here, too."""
+    is_here = bool(theirs) and (Path(theirs).expanduser() / CARD).is_file()
+    return find_network(name, model, own or (theirs if is_here else ""), cache_directory(config))
 
 
 def _networks(config: RunConfig, model: EditableModel) -> Iterator[tuple[str, str]]:
@@ -94,7 +99,7 @@ def _networks(config: RunConfig, model: EditableModel) -> Iterator[tuple[str, st
     for editor in config.editor_names:
         kind = EDITORS.get(editor)
         if issubclass(kind, HyperMethod):
-            yield kind.name, given or str(model.settings.get(editor, {}).get("network", ""))
+            yield kind.name, given or str(settings_of(config, model, editor).get("network", ""))
 
 
 def editable_cases(config: RunConfig, model: EditableModel, own: str = "") -> list[EvalCase]:

@@ -10,12 +10,16 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from fleke_flwr.apps.run_file import CHECKPOINT, RUN_FILE, RUNNING
+from fleke_flwr.artifacts import read_json
 from fleke_flwr.config import RunConfig, load_config
 from fleke_flwr.data.hub import HUB
 from fleke_flwr.errors import ConfigError, DataError, ModelError
 from fleke_flwr.suggest import unknown
+from fleke_flwr.values import comma_list, named_texts, to_int
 
 EMBEDDED = "embedded"
+# What configurations of the families call the number of blocks.
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _TRACES = (
     "done.json",
     "events.jsonl",
@@ -167,8 +171,20 @@ def _absolute(config: RunConfig) -> RunConfig:
             config.conflict,
             templates=_path(config.conflict.templates) if config.conflict.templates else "",
         ),
-        edit=replace(edit, preset=_path(preset) if preset.endswith(".toml") else preset),
+        edit=replace(
+            edit,
+            preset=_path(preset) if preset.endswith(".toml") else preset,
+            options=_with_absolute_network(edit.options),
+        ),
     )
+
+
+def _with_absolute_network(options: str) -> str:
+    found = named_texts("edit.options", options)
+    if not found.get("network"):
+        return options
+    named = {**found, "network": _path(found["network"])}
+    return ",".join(f"{name}={value}" for name, value in named.items())
 
 
 def _source(text: str) -> str:
@@ -196,20 +212,46 @@ def _check_model(config: RunConfig) -> None:
             raise ModelError(f"model {name}: no such directory")
         missing = [
             what
-            for what, pattern in (("config.json", "config.json"), ("weights", "*.safetensors*"))
+            for what, pattern in (
+                ("config.json", "config.json"),
+                ("tokenizer.json", "tokenizer.json"),
+                ("weights", "*.safetensors*"),
+            )
             if not any(directory.glob(pattern))
         ]
         if missing:
             raise ModelError(
-                f"model {name}: is not a model directory, {' and '.join(missing)} missing; "
-                "name a directory written by save_pretrained or by fleke world train"
+                f"model {name}: is not a model directory, {', '.join(missing)} missing; name one "
+                "in which model and tokenizer were saved by save_pretrained, or one of fleke world "
+                "train"
             )
+        _check_layers(config, directory)
+    elif name == EMBEDDED:
+        from fleke_flwr.world import embedded_directory
+
+        _check_layers(config, embedded_directory())
     if config.model.device.startswith("cuda"):
         import torch
 
         if not torch.cuda.is_available():
             raise ConfigError(
                 f"model.device = {config.model.device!r}: torch sees no CUDA device; use cpu"
+            )
+
+
+def _check_layers(config: RunConfig, directory: Path) -> None:
+    """Refuse layers that the model's configuration does not have."""
+    about = read_json(directory / "config.json")
+    if not isinstance(about, dict):
+        return  # loading will say what is wrong with it
+    about = {**about, **(about.get("text_config") or {})}
+    count = next((about[name] for name in _LAYERS if isinstance(about.get(name), int)), None)
+    for text in comma_list(config.edit.layers):
+        layer = to_int("edit.layers", text)
+        if count is not None and not 0 <= layer < count:
+            raise ModelError(
+                f"model {config.model.name!r} has no layer {layer}: its layers are 0 to "
+                f"{count - 1}; correct edit.layers"
             )
 
 
@@ -222,8 +264,10 @@ def _check_names(config: RunConfig) -> None:
 
     for name in config.strategy_names:
         STRATEGIES.get(name)
-    for name in config.editor_names:
-        EDITORS.get(name)
+    known = {option for name in config.editor_names for option in EDITORS.get(name).options}
+    for option in named_texts("edit.options", config.edit.options):
+        if option not in known:
+            raise ConfigError(f"edit.options: {unknown('option', option, known)}")
     tracker_kinds(config)
     for _, variant in config.variants:
         kinds = {name: STRATEGIES.get(name) for name in variant.strategy_names}

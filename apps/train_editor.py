@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from fleke_flwr.apps.presets import settings_of
 from fleke_flwr.apps.priors import cache_directory
 from fleke_flwr.apps.terminal import progress_view
 from fleke_flwr.config import RunConfig
@@ -58,7 +59,7 @@ class TrainedEditor:
     """Where a network lies, and its card."""
 
     directory: Path
-    card: Mapping[str, Any] = field(default_factory=dict)
+    card: Mapping[str, Any]
 
 
 def train_editor(config: RunConfig, order: EditorTraining, console: Console) -> TrainedEditor:
@@ -81,6 +82,7 @@ def train_editor(config: RunConfig, order: EditorTraining, console: Console) -> 
     layers = _layers(config, model, order.editor)
     edited_modules(order.editor, model, layers)
     directory = _directory(config, order, model)
+    directory.mkdir(parents=True, exist_ok=True)
     wanted = TrainingOrder(
         editor=order.editor,
         layers=layers,
@@ -104,7 +106,8 @@ def show(trained: TrainedEditor, console: Console) -> None:
     )
     said = (
         f"\nbest at step {card['best_step']} of {card['steps']}: right tokens of the new answers "
-        f"of {card['split']['records']['validation']} held-out records {best['own']:.1%}, in other "
+        f"of {min(card['split']['records']['validation'], card['settings']['validated'])} held-out "
+        f"records {best['own']:.1%}, in other "
         f"words {best['paraphrase']:.1%}; divergence elsewhere {best['divergence']:.3f}"
         f"\nnetwork: {trained.directory}"
         f"\nuse it: editor={card['editor']} edit.layers={','.join(map(str, card['layers']))} "
@@ -115,8 +118,7 @@ def show(trained: TrainedEditor, console: Console) -> None:
 
 def _layers(config: RunConfig, model: EditableModel, editor: str) -> tuple[int, ...]:
     given = [to_int("edit.layers", item) for item in comma_list(config.edit.layers)]
-    own = model.settings.get(editor, {}).get("layers") or model.settings.get("layers")
-    layers = given or own
+    layers = given or settings_of(config, model, editor).get("layers")
     if not layers:
         raise ConfigError(
             f"model {model.name!r} has no layers of its own to edit; give edit.layers, for example "

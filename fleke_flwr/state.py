@@ -49,6 +49,11 @@ class EditState:
         """Return the state with further updates added."""
         return EditState(self.base, round_, add_updates(self.updates, updates))
 
+    def to(self, dtype: torch.dtype) -> EditState:
+        """Convert the numbers of all updates."""
+        updates = {module: update.to(dtype) for module, update in self.updates.items()}
+        return EditState(self.base, self.round, updates)
+
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Edit the model inside the ``with`` block; its weights come back bit for bit."""

@@ -11,4 +11,5 @@ def unknown(kind: str, found: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = get_close_matches(found, names, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {kind} {found!r}.{hint} Known: {', '.join(names)}."
+    listed = ", ".join(filter(None, names)) or "none"
+    return f"unknown {kind} {found!r}.{hint} Known: {listed}."

@@ -12,8 +12,8 @@ from fleke_flwr.errors import ConfigError
 PAGE, RESULT, FOLDER = "trace.html", "trace.json", "report"
 
 
-def prepare(chosen: Path | None) -> Path:
-    """Create the directory; what an earlier trace has left in it is removed.
+def chosen_directory(chosen: Path | None) -> Path:
+    """Return the directory; nothing in it is touched before there is something to write.
 
     Raises
     ------
@@ -24,14 +24,17 @@ def prepare(chosen: Path | None) -> Path:
     directory = directory.expanduser().resolve()
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"--output {directory}: is a file; name a directory")
-    directory.mkdir(parents=True, exist_ok=True)
-    if not any(directory.iterdir()):
-        return directory
-    if not (directory / RESULT).is_file():
+    held = directory.is_dir() and any(directory.iterdir())
+    if held and not (directory / RESULT).is_file():
         raise ConfigError(
             f"--output {directory}: holds something else than a trace; name a new directory"
         )
+    return directory
+
+
+def clear(directory: Path) -> None:
+    """Create a directory, or remove what an earlier trace has left in it."""
+    directory.mkdir(parents=True, exist_ok=True)
     for name in (PAGE, PRESET, SCORES, RESULT):
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / FOLDER, ignore_errors=True)
-    return directory

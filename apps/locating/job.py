@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from fleke_flwr.apps.locating.by_layer import edit_by_layer, editable
-from fleke_flwr.apps.locating.directory import RESULT, prepare
+from fleke_flwr.apps.locating.directory import RESULT, chosen_directory, clear
 from fleke_flwr.apps.locating.knowledge import Knowledge, ask
 from fleke_flwr.apps.locating.records import Records, read_facts
 from fleke_flwr.apps.locating.results import (
@@ -107,11 +107,10 @@ def run_trace(order: TraceOrder, output: Path | None, console: Console) -> Path:
     ConfigError, DataError, ModelError
         Saying what was found and what to do.
     """
-    config = order.config
+    config, directory = order.config, chosen_directory(output)
     with progress_view(console) as progress:
         model = load_model(config.model)
         records = read_facts(model, config.data)
-        directory = prepare(output)
         content, traces = _traced(order, model, records, directory, progress)
     page = write_page(directory, content, traces)
     show(content, records, directory, console)
@@ -156,6 +155,7 @@ def _traced(
         "unknown": [record.place for record in knowledge.unknown],
         "seconds": {"trace": round(traced - started, 3), "edits": 0.0},
     }
+    clear(directory)
     write_scores(directory, traces, knowledge)
     if suggestion:
         write_preset(directory, content, suggestion)

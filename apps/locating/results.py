@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fleke_flwr.apps.locating.knowledge import Knowledge
-from fleke_flwr.apps.recipe import read_preset
+from fleke_flwr.apps.presets import read_preset
 from fleke_flwr.artifacts import write_tensors, write_text
 from fleke_flwr.config import TARGET_SETTINGS
 from fleke_flwr.locate.effects import LAST_SUBJECT, Effect, indirect_effects, total_effect

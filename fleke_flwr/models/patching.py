@@ -28,7 +28,7 @@ from fleke_flwr.state import EditState
 
 FOLDER = "fleke-edits"
 _LOG = "log.json"
-# A state tells by its own format whether its model was read in float64, not more.
+# A state in float64 may be that of a model in float64; of others it does not tell the format.
 _FORMATS = ("float32", "bfloat16", "float16")
 
 # A clone of a repository holds everything a second time.
@@ -220,7 +220,7 @@ def _base_of(
 
 def _formats_of(state: EditState) -> list[str]:
     dtypes = {update.left.dtype for update in state.updates.values()}
-    return ["float64"] if dtypes == {torch.float64} else list(_FORMATS)
+    return [*(["float64"] if dtypes == {torch.float64} else []), *_FORMATS]
 
 
 def _unknown_to(state: EditState, log: list[Entry]) -> tuple[str, ...]:

@@ -64,6 +64,25 @@ def test_a_node_uses_its_own_copy_but_no_other_network(
         with_own_network(theirs, config, model, "")
 
 
+def test_a_node_finds_what_its_run_was_trained_on_where_it_has_it(
+    config: RunConfig, model: EditableModel
+) -> None:
+    kept = cached_network("malmen", model, Path(config.cache_dir))
+    write_random_network(model, "malmen", kept)
+    elsewhere = replace(config, edit=EditConfig(options="network=/on/the/server"))
+    assert trained_subjects(elsewhere, model) == {1, 2, 3}
+
+
+def test_a_preset_may_name_the_network(
+    config: RunConfig, model: EditableModel, tmp_path: Path
+) -> None:
+    network = write_random_network(model, "malmen", tmp_path / "named")
+    preset = tmp_path / "own.toml"
+    preset.write_text(f'[malmen]\nlayers = [1, 2]\nnetwork = "{network}"\n', encoding="utf-8")
+    chosen = replace(config, edit=EditConfig(preset=str(preset)))
+    assert trained_subjects(chosen, model) == {1, 2, 3}
+
+
 def test_editors_without_a_network_need_none(config: RunConfig, model: EditableModel) -> None:
     plain = RunConfig(model=config.model)
     assert trained_subjects(plain, model) == frozenset()

@@ -9,6 +9,7 @@ import torch
 
 from fleke_flwr.apps import jobs
 from fleke_flwr.apps.cli import execute
+from fleke_flwr.apps.preflight import read_config
 from tests.apps.federation import write_records
 
 
@@ -51,6 +52,10 @@ def _refused(command: list[str], directory: Path, capsys: pytest.CaptureFixture[
         ("model=./nowhere", "no such directory"),
         ("data.edits=7", "holds 6 usable records and 7 edits are asked for"),
         ("editors=memit,pmt", "Did you mean 'pmet'?"),
+        ("edit.options=l2=1", "unknown option 'l2'. Known: none."),
+        ("editors=memit,alphaedit edit.options=l3=1", "Did you mean 'l2'?"),
+        ("edit.layers=1,4", "has no layer 4: its layers are 0 to 3"),
+        ("model=embedded edit.layers=9", "its layers are 0 to 5"),
         ("sweep.key=clients", "both sweep.key and sweep.values"),
         ("data.relations=r0,r9", "r9"),
         ("data.partition=one_relation", "3 clients"),
@@ -77,7 +82,7 @@ def test_a_directory_that_is_no_model(
     command, directory = given
     (directory / "empty").mkdir()
     text = _refused([*command, f"model={directory / 'empty'}"], directory, capsys)
-    assert "config.json and weights missing" in text
+    assert "config.json, tokenizer.json, weights missing" in text
 
 
 def test_a_broken_line_is_named(
@@ -120,3 +125,40 @@ def test_a_gpu_that_is_not_there(
 ) -> None:
     command, directory = given
     assert "no CUDA device" in _refused([*command, "model.device=cuda"], directory, capsys)
+
+
+def test_a_network_is_named_from_where_the_command_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = read_config("malmen", ["edit.options=network=nets/one,network-hash=ab"])
+    assert found.edit.options == f"network={tmp_path / 'nets' / 'one'},network-hash=ab"
+    assert read_config("demo", ["edit.options=equality=0.2"]).edit.options == "equality=0.2"
+
+
+def test_what_cannot_be_edited_leaves_an_earlier_result(
+    given: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, directory = given
+    few = ["edit.steps=2", "covariance.tokens=300", f"cache-dir={directory / 'cache'}"]
+    edit = ["edit", *command, *few, "--output", str(directory / "out")]
+    assert execute([*edit, "data.edits=2"]) == 0
+    kept = (directory / "out" / "edits.safetensors").read_bytes()
+    capsys.readouterr()
+    assert execute([*edit, "editor=ft"]) == 1
+    assert "edit.learning-rate" in capsys.readouterr().err
+    assert (directory / "out" / "edits.safetensors").read_bytes() == kept
+    applied = ["apply", str(directory / "out" / "edits.safetensors"), "-o", str(directory / "new")]
+    model = next(item.partition("=")[2] for item in command if item.startswith("model="))
+    assert execute([*applied, "--model", model]) == 0
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    given: tuple[list[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, directory = given
+    (directory / "file").write_text("x", encoding="utf-8")
+    assert execute(["edit", *command, "--output", str(directory / "file" / "out")]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("error: ")
+    assert "Not a directory" in text

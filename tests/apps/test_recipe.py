@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fleke_flwr.apps.recipe import read_preset, resolve_recipe
+from fleke_flwr.apps.presets import read_preset
+from fleke_flwr.apps.recipe import resolve_recipe
 from fleke_flwr.config import EditConfig, ModelConfig, RunConfig
 from fleke_flwr.errors import ConfigError
 from fleke_flwr.models.loading import load_model

@@ -27,7 +27,8 @@ from fleke_flwr.apps.locating.results import (
 )
 from fleke_flwr.apps.locating.sentences import run_command
 from fleke_flwr.apps.preflight import read_config
-from fleke_flwr.apps.recipe import read_preset, resolve_recipe
+from fleke_flwr.apps.presets import read_preset
+from fleke_flwr.apps.recipe import resolve_recipe
 from fleke_flwr.artifacts import read_json, read_tensors
 from fleke_flwr.config import DataConfig, EditConfig, ModelConfig, RunConfig
 from fleke_flwr.errors import ConfigError, DataError, ModelError

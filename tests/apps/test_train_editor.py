@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -73,6 +74,14 @@ def test_layers_are_those_of_the_config(config: RunConfig, tmp_path: Path) -> No
     )
     order = EditorTraining("malmen", tmp_path / "net", steps=1, settings=FEW)
     assert train_editor(chosen, order, quiet()).card["layers"] == [1, 3]
+
+
+def test_layers_may_be_a_preset_s(config: RunConfig, tmp_path: Path) -> None:
+    preset = tmp_path / "own.toml"
+    preset.write_text("layers = [0]\n[malmen]\nlayers = [2, 3]\n", encoding="utf-8")
+    chosen = replace(config, edit=EditConfig(preset=str(preset)))
+    order = EditorTraining("malmen", tmp_path / "net", steps=1, settings=FEW)
+    assert train_editor(chosen, order, quiet()).card["layers"] == [2, 3]
 
 
 @pytest.mark.parametrize(

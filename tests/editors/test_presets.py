@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fleke_flwr.apps.recipe import read_preset
+from fleke_flwr.apps.presets import read_preset
 from fleke_flwr.config import RunConfig
 from fleke_flwr.editors.base import EDITORS
 from fleke_flwr.errors import ConfigError
