@@ -13,7 +13,23 @@ from fleke_flwr.apps.locating.records import Records
 from fleke_flwr.apps.locating.sentences import run_command, shown_half, still_missing
 from fleke_flwr.apps.tables import percent
 from fleke_flwr.locate.effects import LAST_SUBJECT
+from fleke_flwr.locate.restorations import (
+    ATTENTION,
+    BLOCK,
+    MLP,
+    SEVERED_ATTENTION,
+    SEVERED_MLP,
+)
 
+# Nine columns beside the layer's, in a terminal of 80 columns.
+_TITLES = {
+    BLOCK: "block",
+    MLP: "MLP",
+    ATTENTION: "attn",
+    SEVERED_MLP: "severed\nMLP",
+    SEVERED_ATTENTION: "severed\nattn",
+}
+_SHORT = ("ES", "PS", "NS", "Score")
 MEASURES = ("efficacy", "paraphrase", "neighborhood", "score")
 
 
@@ -65,10 +81,10 @@ def _suggestion(content: Mapping[str, Any], directory: Path) -> list[str]:
 
 def _table(content: Mapping[str, Any]) -> Table:
     kinds, edited = content["settings"]["kinds"], content["edited"]
-    table = Table(title="Average indirect effect at the last subject token, by layer")
+    table = Table(title="Average indirect effect at the last subject token, by layer", box=None)
     table.add_column("layer", justify="right")
-    for title in (*kinds, *(MEASURES if edited else ())):
-        table.add_column(title, justify="right")
+    for title in (*(_TITLES[kind] for kind in kinds), *(_SHORT if edited else ())):
+        table.add_column(title, justify="right", no_wrap=True)
     suggested = (content["suggestion"] or {}).get("layers", [])
     at = {tuple(row["layers"]): row for row in edited["at"]} if edited else {}
     for layer in range(content["model"]["layers"]):
